@@ -135,9 +135,17 @@ def count(prediction, truth, where=None) -> Counts:
     return Counts(tp=tp, fp=predicted - tp, fn=vessels - tp, tn=inside - predicted - vessels + tp)
 
 
+def ratio(part, whole):
+    """``part / whole`` element by element, nan where ``whole`` is 0; a ``float`` for scalars."""
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    result = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=result, where=whole != 0)
+    return float(result) if result.ndim == 0 else result
+
+
 def dice(counts: Counts):
     """Dice coefficient ``2·TP / (2·TP + FP + FN)`` in [0, 1]; nan if nobody marks a vessel."""
-    return _ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
+    return ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
 
 
 f1 = dice  # The harmonic mean of precision and sensitivity is the same fraction.
@@ -145,27 +153,27 @@ f1 = dice  # The harmonic mean of precision and sensitivity is the same fraction
 
 def iou(counts: Counts):
     """Intersection over union ``TP / (TP + FP + FN)`` in [0, 1]; nan if nobody marks a vessel."""
-    return _ratio(counts.tp, counts.tp + counts.fp + counts.fn)
+    return ratio(counts.tp, counts.tp + counts.fp + counts.fn)
 
 
 def sensitivity(counts: Counts):
     """Share of the vessel pixels that were found, ``TP / (TP + FN)``; nan without vessels."""
-    return _ratio(counts.tp, counts.tp + counts.fn)
+    return ratio(counts.tp, counts.tp + counts.fn)
 
 
 def specificity(counts: Counts):
     """Share of the background left alone, ``TN / (TN + FP)``; nan without background."""
-    return _ratio(counts.tn, counts.tn + counts.fp)
+    return ratio(counts.tn, counts.tn + counts.fp)
 
 
 def precision(counts: Counts):
     """Share of the marked pixels that are vessel, ``TP / (TP + FP)``; nan if none is marked."""
-    return _ratio(counts.tp, counts.tp + counts.fp)
+    return ratio(counts.tp, counts.tp + counts.fp)
 
 
 def accuracy(counts: Counts):
     """Share of the pixels that are right, ``(TP + TN) / all``; nan without pixels."""
-    return _ratio(counts.tp + counts.tn, counts.total)
+    return ratio(counts.tp + counts.tn, counts.total)
 
 
 def mcc(counts: Counts):
@@ -179,7 +187,7 @@ def mcc(counts: Counts):
     )
     # A root of each factor: the product of four pixel counts overflows 64-bit integers.
     scale = np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn)
-    return _ratio(tp * tn - fp * fn, scale)
+    return ratio(tp * tn - fp * fn, scale)
 
 
 # --- Histograms, curves and areas -------------------------------------------------------------
@@ -313,7 +321,7 @@ def auc_roc(histogram: ScoreHistogram):
     negatives = np.asarray(histogram.negatives, np.float64)
     at_or_above = _from_above(positives)
     wins = _dot(negatives, at_or_above) - _dot(negatives, positives) / 2
-    return _ratio(wins, positives.sum(axis=-1) * negatives.sum(axis=-1))
+    return ratio(wins, positives.sum(axis=-1) * negatives.sum(axis=-1))
 
 
 def auc_pr(histogram: ScoreHistogram):
@@ -330,17 +338,18 @@ def auc_pr(histogram: ScoreHistogram):
     # the next higher level. The first step begins at precision 1.
     ends = _dot(positives, share)
     begins = _dot(positives[..., :-1], share[..., 1:]) + positives[..., -1:].sum(axis=-1)
-    return _ratio(ends + begins, 2 * positives.sum(axis=-1))
+    return ratio(ends + begins, 2 * positives.sum(axis=-1))
 
 
 def average_precision(histogram: ScoreHistogram):
     """Average precision: the area under the precision–recall *steps*; nan without vessels.
 
     The precision at each threshold, weighted by the vessel pixels that the threshold adds:
-    Σ (Rₖ − Rₖ₋₁) · Pₖ, no line drawn between points. Never above ``auc_pr`` on real maps.
+    Σ (Rₖ − Rₖ₋₁) · Pₖ, no line drawn between points. Below ``auc_pr`` wherever precision falls
+    as recall rises, which is almost everywhere on real maps.
     """
     share = _precision_by_level(histogram)
-    return _ratio(_dot(histogram.positives, share), histogram.positives.sum(axis=-1))
+    return ratio(_dot(histogram.positives, share), histogram.positives.sum(axis=-1))
 
 
 # --- Calibration ------------------------------------------------------------------------------
@@ -368,7 +377,7 @@ def reliability_curve(
         histogram, (histogram.positives + histogram.negatives) * histogram.probabilities, bins
     )
     pixels = vessels + background
-    return _ratio(promised, pixels), _ratio(vessels, pixels), pixels
+    return ratio(promised, pixels), ratio(vessels, pixels), pixels
 
 
 def ece(histogram: ScoreHistogram, bins: int = 15):
@@ -380,7 +389,7 @@ def ece(histogram: ScoreHistogram, bins: int = 15):
     """
     promised, happened, pixels = reliability_curve(histogram, bins)
     gap = np.where(pixels > 0, np.abs(promised - happened), 0.0)
-    return _ratio(_dot(gap, pixels), pixels.sum(axis=-1))
+    return ratio(_dot(gap, pixels), pixels.sum(axis=-1))
 
 
 def brier(histogram: ScoreHistogram):
@@ -390,7 +399,7 @@ def brier(histogram: ScoreHistogram):
     """
     p = histogram.probabilities
     squared = histogram.positives @ (1 - p) ** 2 + histogram.negatives @ p**2
-    return _ratio(squared, (histogram.positives + histogram.negatives).sum(axis=-1))
+    return ratio(squared, (histogram.positives + histogram.negatives).sum(axis=-1))
 
 
 # --- Topology ---------------------------------------------------------------------------------
@@ -473,14 +482,6 @@ def betti_errors(prediction, truth, where=None) -> tuple[int, int]:
 
 
 # --- Small parts ------------------------------------------------------------------------------
-
-
-def _ratio(part, whole):
-    """``part / whole``, nan where ``whole`` is 0; a float for scalars."""
-    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
-    result = np.full(whole.shape, np.nan)
-    np.divide(part, whole, out=result, where=whole != 0)
-    return float(result) if result.ndim == 0 else result
 
 
 def _from_above(pixels: np.ndarray) -> np.ndarray:
