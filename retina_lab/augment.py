@@ -203,7 +203,7 @@ def warp(batch: Batch, matrix: torch.Tensor, displacement: torch.Tensor | None =
     Args:
         batch: see the module's docstring.
         matrix: N×3×3 from :func:`affine_matrix`; products of such matrices compose motions.
-        displacement: N×2×H×W, (down, right) in pixels, from :func:`elastic_displacement`.
+        displacement: d above, N×2×H×W, (down, right) in pixels, from :func:`elastic_displacement`.
     """
     names = _maps(batch)
     image = batch["image"]

@@ -423,6 +423,14 @@ def test_elastic_displacement_has_the_documented_size():
     assert step < 3  # smooth: neighbours move together
 
 
+def test_a_displacement_says_where_to_read():
+    batch = plain_batch(NUMBERS)
+    field = torch.zeros(1, 2, 3, 3)
+    field[:, 0] = 1  # read one pixel further down: the content moves up
+    moved = A.warp(batch, A.affine_matrix(batch), field)
+    assert_batches_equal(moved, A.shift(batch, torch.tensor([-1, 0])), tolerance=1e-5)
+
+
 def test_erase_paints_the_mean_colour_and_keeps_the_vessels():
     batch = plain_batch([[0.0, 0.3], [0.3, 0.9]])
     batch["fov"][0, 0, 0, 0] = 0
