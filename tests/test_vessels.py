@@ -1,0 +1,78 @@
+"""Vessel widths on bars and discs whose width is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retina_lab.vessels import vessel_widths
+
+
+def bar(width, length=60, transpose=False):
+    plane = np.zeros((width + 20, length), bool)
+    plane[10 : 10 + width] = True
+    return plane.T if transpose else plane
+
+
+@pytest.mark.parametrize("width", range(1, 13))
+@pytest.mark.parametrize("transpose", [False, True])
+def test_bars_of_every_width(width, transpose):
+    widths = vessel_widths(bar(width, transpose=transpose))
+    assert np.median(widths) == width
+    assert len(widths) > 30
+
+
+@pytest.mark.parametrize("angle", [15, 30, 45, 60, 80])
+@pytest.mark.parametrize("width", [3, 6, 9])
+def test_slanted_bars(angle, width):
+    y, x = np.mgrid[-40:41, -40:41]
+    across = x * np.sin(np.deg2rad(angle)) - y * np.cos(np.deg2rad(angle))
+    assert np.median(vessel_widths(np.abs(across) < width / 2)) == pytest.approx(width, abs=1)
+
+
+def test_two_bars_are_weighted_by_length():
+    plane = np.zeros((60, 200), bool)
+    plane[10:13] = True  # 200 long
+    plane[30:39, :100] = True  # 100 long
+    widths = vessel_widths(plane)
+    thin, thick = (np.abs(widths - 3) < 1).sum(), (np.abs(widths - 9) < 1).sum()
+    assert thin == pytest.approx(200, abs=10)
+    assert thick == pytest.approx(95, abs=10)
+
+
+def test_only_inside_the_fov():
+    plane = np.zeros((30, 60), bool)
+    plane[5:8] = plane[20:27] = True
+    fov = np.zeros_like(plane)
+    fov[:15] = True
+    assert vessel_widths(plane).max() == 7
+    assert vessel_widths(plane, fov).max() == 3
+
+
+def test_a_vessel_cut_by_the_frame_is_not_infinitely_wide():
+    assert vessel_widths(np.ones((5, 5), bool)).max() <= 5
+
+
+def test_nothing_gives_nothing():
+    assert vessel_widths(np.zeros((9, 9), bool)).shape == (0,)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3))
+def test_enlarging_a_map_enlarges_the_widths(seed, factor):
+    rng = np.random.default_rng(seed)
+    width = rng.integers(2, 6)
+    small = bar(int(width))
+    large = small.repeat(factor, 0).repeat(factor, 1)
+    assert np.median(vessel_widths(large)) == factor * np.median(vessel_widths(small))
+
+
+@pytest.mark.parametrize("bad", [np.zeros((3, 3)), np.zeros((3, 3, 3), bool), np.zeros(3, bool)])
+def test_refuses_what_is_not_a_mask(bad):
+    with pytest.raises(ValueError, match="vessels must be an H×W bool array"):
+        vessel_widths(bad)
+
+
+def test_refuses_a_fov_of_another_size():
+    with pytest.raises(ValueError, match="fov"):
+        vessel_widths(np.zeros((3, 3), bool), np.zeros((3, 4), bool))
