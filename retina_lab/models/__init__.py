@@ -1,0 +1,113 @@
+"""The networks of the course, by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch.nn as nn
+
+from retina_lab.models.unet import DoubleConv, UNet, pad_to_multiple
+
+__all__ = [
+    "MODELS",
+    "DoubleConv",
+    "ModelEntry",
+    "UNet",
+    "build_model",
+    "count_parameters",
+    "list_models",
+    "pad_to_multiple",
+]
+
+
+class ModelEntry(NamedTuple):
+    """How a named network is built, and where it comes from."""
+
+    build: Callable[..., nn.Module]
+    settings: dict[str, Any]
+    source: str
+
+
+MODELS: dict[str, ModelEntry] = {
+    "unet": ModelEntry(
+        UNet,
+        {"widths": (64, 128, 256, 512, 1024)},
+        "U-Net slides; Ronneberger et al. 2015",
+    ),
+    "unet-3": ModelEntry(
+        UNet,
+        {"widths": (64, 128, 256, 512)},
+        "U-Net slides, the variant with 3 encoders and 3 decoders",
+    ),
+    "medium-unet": ModelEntry(
+        UNet,
+        {"widths": (16, 32, 64, 128), "bridge_norm": True},
+        "the course's U-Net where there are twenty minutes",
+    ),
+    "small-unet": ModelEntry(
+        UNet,
+        {"widths": (8, 16, 32, 64), "bridge_norm": True},
+        "the course's default on two CPU cores",
+    ),
+    "tiny-unet": ModelEntry(
+        UNet,
+        {"widths": (4, 8, 16), "bridge_norm": True},
+        "for tests and for the smoke profile",
+    ),
+}
+
+
+def build_model(name: str, **overrides: Any) -> nn.Module:
+    """Build a network by its name, with fresh weights from torch's current seed.
+
+    Args:
+        name: a name in ``MODELS``.
+        **overrides: constructor arguments that replace the named ones.
+
+    Returns:
+        A module that takes (N, 3, H, W) normalised images of any size and returns logits
+        (N, 1, H, W).
+
+    Raises:
+        ValueError: if the name is unknown; the message lists the names.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(MODELS)}")
+    entry = MODELS[name]
+    return entry.build(**{**entry.settings, **overrides})
+
+
+def count_parameters(model: nn.Module, trainable: bool = True) -> int:
+    """Number of parameters that training changes; with ``trainable=False`` every number
+    that the network stores in its parameters and floating-point buffers.
+
+    The second count adds the running means and variances of BatchNorm, as Keras's
+    "total parameters" does.
+    """
+    if trainable:
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    stored = [*model.parameters(), *model.buffers()]
+    return sum(t.numel() for t in stored if t.is_floating_point())
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Name, parameter counts, settings and source of every network in ``MODELS``."""
+    rows = []
+    for name, entry in MODELS.items():
+        model = build_model(name)
+        rows.append(
+            {
+                "name": name,
+                "trainable_parameters": count_parameters(model),
+                "total_parameters": count_parameters(model, trainable=False),
+                "settings": {
+                    k: list(v) if isinstance(v, tuple) else v for k, v in entry.settings.items()
+                },
+                "source": entry.source,
+            }
+        )
+    return rows

@@ -1,0 +1,101 @@
+"""The U-Net (Ronneberger, Fischer and Brox 2015, arXiv:1505.04597)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Repeat the last row and column until height and width divide by ``multiple``.
+
+    Args:
+        x: (N, C, H, W), H and W at least 1.
+        multiple: 2^depth of a network that halves its maps depth times.
+
+    Returns:
+        (N, C, H′, W′), H′ ≥ H and W′ ≥ W the next multiples. The original lies at the top
+        left, so ``[..., :H, :W]`` undoes the padding.
+    """
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3×3 convolutions with bias, each followed by BatchNorm (unless off) and ReLU.
+
+    (N, in_channels, H, W) → (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, batch_norm: bool = True):
+        layers: list[nn.Module] = []
+        for channels in (in_channels, out_channels):
+            layers.append(nn.Conv2d(channels, out_channels, kernel_size=3, padding=1))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(out_channels))
+            layers.append(nn.ReLU(inplace=True))
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    """Encoder and decoder joined by skip connections at every resolution.
+
+    Each encoder level is a :class:`DoubleConv` and a 2×2 max-pooling; each decoder level a
+    transposed 2×2 convolution, concatenation with the encoder's map and a
+    :class:`DoubleConv`. A 1×1 convolution makes the logits. With the default widths it has
+    the 31,039,425 trainable parameters that the U-Net slides report; the figure is met when
+    BatchNorm follows every convolution except the two of the bridge.
+
+    Args:
+        widths: channels at each resolution, the bridge last. Its length less one is the
+            depth, the number of times that the maps are halved.
+        in_channels: channels of the input.
+        out_channels: logits a pixel.
+        bridge_norm: BatchNorm in the bridge too.
+
+    Raises:
+        ValueError: if there are fewer than two widths or one is not positive.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 128, 256, 512, 1024),
+        in_channels: int = 3,
+        out_channels: int = 1,
+        bridge_norm: bool = False,
+    ):
+        super().__init__()
+        widths = tuple(widths)
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"a U-Net needs at least two positive widths, not {widths}")
+        self.widths = widths
+        *levels, bridge = widths
+        self.encoder = nn.ModuleList(
+            DoubleConv(before, width)
+            for before, width in zip([in_channels, *levels], levels, strict=False)
+        )
+        self.bridge = DoubleConv(levels[-1], bridge, batch_norm=bridge_norm)
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(below, width, kernel_size=2, stride=2)
+            for below, width in zip(widths[:0:-1], levels[::-1], strict=True)
+        )
+        self.decoder = nn.ModuleList(DoubleConv(2 * width, width) for width in levels[::-1])
+        self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) of any height and width → logits (N, 1, H, W)."""
+        height, width = x.shape[-2:]
+        x = pad_to_multiple(x, 2 ** len(self.encoder))
+        skips = []
+        for block in self.encoder:
+            x = block(x)  # N×w_i×H/2^i×W/2^i
+            skips.append(x)
+            x = F.max_pool2d(x, 2)
+        x = self.bridge(x)  # N×w_last×H/2^depth×W/2^depth
+        for up, block in zip(self.up, self.decoder, strict=True):
+            x = torch.cat([skips.pop(), up(x)], dim=1)  # N×2w_i×H/2^i×W/2^i
+            x = block(x)
+        return self.head(x)[..., :height, :width]

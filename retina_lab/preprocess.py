@@ -1,0 +1,112 @@
+"""From samples to the tensors that networks see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from retina_lab.datasets.sample import FundusSample
+
+NORMALISATIONS = ("local", "zscore", "none")
+
+
+def to_batch(samples: FundusSample | Sequence[FundusSample]) -> dict[str, torch.Tensor]:
+    """Stack samples of one size into a batch.
+
+    Args:
+        samples: one sample or several of the same height and width.
+
+    Returns:
+        ``image`` (N, 3, H, W) ``float32`` in [0, 1]; ``fov`` (N, 1, H, W) ``float32`` in
+        {0, 1}; ``vessels`` likewise, present only if every sample is labelled.
+
+    Raises:
+        ValueError: if there is no sample or the sizes differ.
+    """
+    samples = [samples] if isinstance(samples, FundusSample) else list(samples)
+    if not samples:
+        raise ValueError("a batch needs at least one sample")
+    sizes = {sample.size for sample in samples}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"samples of different sizes cannot be stacked: {sorted(sizes)}; "
+            "crop them to one size, or handle them one at a time"
+        )
+
+    def plane(name: str) -> torch.Tensor:
+        maps = np.stack([getattr(sample, name) for sample in samples])
+        return torch.from_numpy(maps).unsqueeze(1).float()
+
+    images = np.stack([sample.image for sample in samples])
+    batch = {
+        "image": torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255,
+        "fov": plane("fov"),
+    }
+    if all(sample.vessels is not None for sample in samples):
+        batch["vessels"] = plane("vessels")
+    return batch
+
+
+def _box_sum(x: torch.Tensor, window: int) -> torch.Tensor:
+    """Sum over a window×window box around every pixel, zeros outside the image.
+
+    A box is separable, so two one-dimensional passes cost 2·window additions a pixel
+    instead of window².
+    """
+    half = window // 2
+    x = F.avg_pool2d(x, (1, window), stride=1, padding=(0, half)) * window
+    return F.avg_pool2d(x, (window, 1), stride=1, padding=(half, 0)) * window
+
+
+def normalise(
+    image: torch.Tensor, fov: torch.Tensor, method: str = "local", window: int = 31
+) -> torch.Tensor:
+    """Remove what differs between cameras and eyes, and keep what differs at a vessel.
+
+    ``"local"`` subtracts the mean of a box around each pixel and divides by its standard
+    deviation, both taken over the pixels inside the field of view only, so that the black
+    border does not bend the values near the rim. ``"zscore"`` does the same with one mean
+    and one deviation per image and channel. ``"none"`` changes nothing inside the field.
+    Pixels outside the field become 0 in all three.
+
+    Args:
+        image: (N, 3, H, W) in [0, 1].
+        fov: (N, 1, H, W) in {0, 1}.
+        method: one of ``NORMALISATIONS``.
+        window: side of the box in pixels, odd, for ``"local"``. About four vessel widths
+            of a 565×584 photograph by default.
+
+    Returns:
+        (N, 3, H, W), about zero mean and unit deviation (``"none"``: still in [0, 1]).
+
+    Raises:
+        ValueError: if the method is unknown or the window is even or below 3.
+    """
+    if method not in NORMALISATIONS:
+        raise ValueError(f"unknown normalisation {method!r}; choose one of {NORMALISATIONS}")
+    if method == "none":
+        return image * fov
+    inside = image * fov  # N×3×H×W
+    if method == "zscore":
+        count = fov.sum((2, 3), keepdim=True).clamp(min=1)  # N×1×1×1
+        mean = inside.sum((2, 3), keepdim=True) / count
+        variance = ((image - mean) * fov).square().sum((2, 3), keepdim=True) / count
+    else:
+        if window < 3 or window % 2 == 0:
+            raise ValueError(f"the window must be odd and at least 3, not {window}")
+        # One pass for count, sum and sum of squares. Subtracting the image's mean first
+        # keeps E[x²] − E[x]² from cancelling in float32.
+        centre = inside.sum((2, 3), keepdim=True) / fov.sum((2, 3), keepdim=True).clamp(min=1)
+        shifted = (image - centre) * fov
+        sums = _box_sum(torch.cat([fov, shifted, shifted.square()], dim=1), window)  # N×7×H×W
+        count, total, squares = sums.split([1, 3, 3], dim=1)
+        count = count.clamp(min=1)
+        local = total / count
+        mean = local + centre
+        variance = squares / count - local.square()
+    # .01 is two and a half grey levels: below it there is only noise to amplify.
+    deviation = variance.clamp(min=0).sqrt().clamp(min=0.01)
+    return (image - mean) / deviation * fov

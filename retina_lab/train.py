@@ -1,0 +1,660 @@
+"""Training: one readable loop on lightning's ``fabric``.
+
+Every random number of step t (which images, where to cut, how to augment, what to drop) is
+drawn from a generator seeded with (seed, t). A run can therefore stop after any step and
+continue as if it had never stopped, and several processes draw the same batch and take their
+share of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn as nn
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from retina_lab import __version__
+from retina_lab.augment import Augmentation, augmentation_by_name
+from retina_lab.datasets.sample import FundusSample
+from retina_lab.losses import build_loss
+from retina_lab.models import build_model, count_parameters
+from retina_lab.predict import predict_dataset, predict_tensor
+from retina_lab.preprocess import normalise, to_batch
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says why and what to do."""
+
+
+def parse_budget(budget: str | float) -> float:
+    """Seconds in a time budget such as ``"60s"``, ``"5m"``, ``"1.5h"`` or ``90``.
+
+    Raises:
+        ValueError: if it cannot be read or is not a positive, finite time.
+    """
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([smh]?)\s*", budget.lower())
+        if not match:
+            raise ValueError(f"cannot read the budget {budget!r}; write 60s, 5m or 1.5h")
+        budget = float(match[1]) * UNITS[match[2] or "s"]
+    if not 0 < budget < math.inf:
+        raise ValueError(f"a time budget must be positive and finite, not {budget}")
+    return float(budget)
+
+
+def step_seed(seed: int, *position: int) -> int:
+    """A seed for one place in a run; different places get unrelated streams."""
+    return int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def choose_precision(accelerator: str) -> str:
+    """Fabric's precision that is fastest on this processor and still safe to train in.
+
+    bfloat16 halves the memory traffic, but a processor without bf16 instructions emulates
+    it and is slower than in float32.
+    """
+    if accelerator == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    if accelerator == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    ):
+        return "bf16-mixed"
+    return "32-true"
+
+
+@dataclass
+class Run:
+    """A finished (or interrupted) training.
+
+    Attributes:
+        model: the network with its best weights, in eval mode, on the CPU.
+        settings: everything that ``fit`` was asked, as written to ``run.json``.
+        history: one row an epoch: ``epoch``, ``step``, ``seconds``, ``loss``, ``lr`` and
+            ``val_dice`` (NaN where validation was not run).
+        threshold: probability from which a pixel counts as vessel, in [0, 1].
+        threshold_from: which images chose it.
+        seconds: wall time by stage.
+        interrupted: true if it was stopped before its end.
+        out: its folder, or None if it was kept in memory.
+    """
+
+    model: nn.Module
+    settings: dict[str, Any]
+    history: pd.DataFrame
+    threshold: float = 0.5
+    threshold_from: str = "default"
+    seconds: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
+    out: Path | None = None
+
+    @property
+    def normalisation(self) -> str:
+        """How images are normalised before this network sees them."""
+        return self.settings["normalisation"]
+
+
+class CropSampler:
+    """Batches of random crops, each a pure function of (seed, step).
+
+    Images whose colours the augmentation leaves alone are normalised once, whole, so that
+    the statistics at the edge of a crop come from the photograph and not from the crop.
+
+    Args:
+        samples: labelled samples of any size.
+        crop: side of the square crops in pixels, or None for whole images (padded to the
+            largest, outside counting as outside the field).
+        batch_size: crops in a batch.
+        augmentation: policy applied to each batch.
+        normalisation: see :func:`retina_lab.preprocess.normalise`.
+        seed: of the run.
+
+    Raises:
+        TrainingError: if there is no sample or one has no labels.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[FundusSample],
+        crop: int | None,
+        batch_size: int,
+        augmentation: Augmentation,
+        normalisation: str,
+        seed: int,
+    ):
+        self.batch_size, self.seed = batch_size, seed
+        self.augmentation, self.normalisation = augmentation, normalisation
+        self.images: list[dict[str, torch.Tensor]] = []
+        self.corners: list[tuple[int, int, int, int]] = []
+        for sample in samples:
+            if sample.vessels is None:
+                raise TrainingError(f"{sample.name} has no vessel labels to train on")
+            self.images.append(self._prepare(sample))
+            rows, columns = np.flatnonzero(sample.fov.any(1)), np.flatnonzero(sample.fov.any(0))
+            if not rows.size:
+                raise TrainingError(f"{sample.name}: the field of view is empty")
+            self.corners.append((rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+        if not self.images:
+            raise TrainingError("there are no training images")
+        if crop is None:
+            height = max(item["fov"].shape[-2] for item in self.images)
+            width = max(item["fov"].shape[-1] for item in self.images)
+            self.window = (height, width)
+        else:
+            self.window = (crop, crop)
+
+    def _prepare(self, sample: FundusSample) -> dict[str, torch.Tensor]:
+        """One sample, stored small: half precision or bytes."""
+        batch = to_batch(sample)
+        if self.augmentation.changes_colours:
+            image = (batch["image"] * 255).round().byte()
+        else:
+            image = normalise(batch["image"], batch["fov"], self.normalisation).half()
+        return {
+            "image": image[0],
+            "vessels": batch["vessels"][0].byte(),
+            "fov": batch["fov"][0].byte(),
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in which every image is visited once."""
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def _order(self, step: int) -> list[int]:
+        """Which images step ``step`` shows: every image once an epoch, in random order."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(step_seed(self.seed, 1, epoch))
+        order = torch.randperm(len(self.images), generator=generator).tolist()
+        first = position * self.batch_size
+        # The last batch of an epoch is filled up from the epoch's beginning.
+        return [order[(first + i) % len(order)] for i in range(self.batch_size)]
+
+    def _cut(self, index: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """A window at a random place of the field's bounding box, zeros beyond the image."""
+        item = self.images[index]
+        height, width = self.window
+        y0, y1, x0, x1 = self.corners[index]
+        draw = torch.rand(2, generator=generator)
+        top = int(y0 + math.floor(float(draw[0]) * max(1, y1 - y0 - height + 1)))
+        left = int(x0 + math.floor(float(draw[1]) * max(1, x1 - x0 - width + 1)))
+        if height >= y1 - y0:
+            top = max(0, min(top, item["fov"].shape[-2] - height))
+        if width >= x1 - x0:
+            left = max(0, min(left, item["fov"].shape[-1] - width))
+        cut = {}
+        for name, plane in item.items():
+            piece = plane[:, top : top + height, left : left + width].float()
+            missing = (0, width - piece.shape[-1], 0, height - piece.shape[-2])
+            cut[name] = nn.functional.pad(piece, missing)
+        return cut
+
+    def batch(self, step: int, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """The batch of step ``step``: image (N, 3, h, w), vessels and fov (N, 1, h, w)."""
+        generator = torch.Generator().manual_seed(step_seed(self.seed, 2, step))
+        cuts = [self._cut(index, generator) for index in self._order(step)]
+        batch = {name: torch.stack([cut[name] for cut in cuts]).to(device) for name in cuts[0]}
+        if self.augmentation.changes_colours:
+            batch["image"] = batch["image"] / 255
+            batch = self.augmentation(batch, generator)
+            batch["image"] = normalise(batch["image"], batch["fov"], self.normalisation)
+            return batch
+        return self.augmentation(batch, generator)
+
+
+def validation_dice(model: nn.Module, samples: Sequence[FundusSample], normalisation: str) -> float:
+    """Dice at threshold ½, pooled over the pixels in the field of view of all samples."""
+    overlap = total = 0
+    for sample in samples:
+        batch = to_batch(sample)
+        image = normalise(batch["image"], batch["fov"], normalisation)
+        predicted = predict_tensor(model, image)[0, 0].numpy() >= 0.5
+        overlap += np.count_nonzero(predicted & sample.vessels & sample.fov)
+        total += np.count_nonzero(predicted & sample.fov)
+        total += np.count_nonzero(sample.vessels & sample.fov)
+    return 2 * overlap / total if total else math.nan
+
+
+def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write beside the target and rename, so that a crash never leaves half a file."""
+    partial = path.with_name(path.name + ".part")
+    write(partial)
+    os.replace(partial, path)
+
+
+def _fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """Short digest of starting weights, so that a resumed run is known to be the same run."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "retina_lab": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def fit(
+    model: str | nn.Module,
+    train: Sequence[FundusSample],
+    val: Sequence[FundusSample] | None = None,
+    *,
+    epochs: int | None = None,
+    budget: str | float | None = None,
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+    loss: str = "bce + dice",
+    augmentation: str | Augmentation = "light",
+    normalisation: str = "local",
+    crop: int | None = 192,
+    batch_size: int = 4,
+    lr: float = 4e-3,
+    weight_decay: float = 1e-2,
+    gradient_clip: float = 1.0,
+    checks: int = 10,
+    device: str = "auto",
+    devices: int = 1,
+    precision: str = "auto",
+    threshold: bool = True,
+    progress: bool = True,
+    callback: Callable[[nn.Module, dict[str, float]], None] | None = None,
+) -> Run:
+    """Train a segmentation network for a number of epochs or for a time budget.
+
+    AdamW, with a learning rate that falls linearly to zero at the end of the epochs or of
+    the budget. The budget is wall time up to the last training step, reading the images and
+    validation included; choosing the threshold comes after it.
+
+    Args:
+        model: a name of ``retina-lab models``, built here from ``seed``, or a module.
+        train: labelled samples; one epoch shows a crop of each.
+        val: labelled samples for ``val_dice`` and the choice of the best weights; without
+            them the last weights are kept. Never test images.
+        epochs: number of epochs; or
+        budget: time such as ``"60s"``, ``"5m"`` or seconds. Exactly one of the two.
+        seed: of weights, crops, augmentation and dropout; ≥ 0.
+        out: folder for ``run.json``, ``weights.safetensors`` (best), ``last.safetensors``,
+            ``history.csv`` and ``checkpoint.pt``. A stopped run in it is continued if its
+            settings are the same; a finished one is returned; another one is an error.
+        loss: recipe for :func:`retina_lab.losses.build_loss`.
+        augmentation: a policy or its name.
+        normalisation: see :func:`retina_lab.preprocess.normalise`.
+        crop: side of the training crops in pixels; None for whole images.
+        batch_size: crops a step, over all processes together.
+        lr: learning rate at the start.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the whole gradient.
+        checks: how many times validation is run, evenly over the training.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        devices: number of processes, one device each (DDP above one). Under torchrun or
+            SLURM the launcher's number is used.
+        precision: ``"auto"`` or one of fabric's, such as ``"32-true"``, ``"bf16-mixed"``.
+        threshold: choose the threshold on ``train`` and ``val`` at the end.
+        progress: show a bar.
+        callback: called as ``callback(model, row)`` at each check, the model in eval mode.
+
+    Returns:
+        A :class:`Run`. Ctrl-C ends training early and returns what there is.
+
+    Raises:
+        ValueError: if a setting makes no sense; the message names it.
+        TrainingError: if the loss is not finite, labels are missing, or ``out`` holds a
+            different run.
+    """
+    # Fabric takes seconds to import: only those who train wait for it, and off the clock.
+    from lightning_fabric import Fabric
+
+    begin = time.perf_counter()
+
+    if (epochs is None) == (budget is None):
+        raise ValueError("give either epochs or a budget, not both and not neither")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
+    for name, value in {"batch_size": batch_size, "crop": crop or 32, "checks": checks}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if lr <= 0 or weight_decay < 0 or gradient_clip <= 0:
+        raise ValueError("lr and gradient_clip must be positive and weight_decay not negative")
+    limit = parse_budget(budget) if budget is not None else math.inf
+    if seed < 0:
+        raise ValueError(f"the seed must not be negative, not {seed}")
+    if isinstance(augmentation, str):
+        augmentation = augmentation_by_name(augmentation)
+    criterion = build_loss(loss)
+    train, val = list(train), list(val or [])
+
+    fabric = Fabric(accelerator=device, devices=devices, precision=None)
+    if precision == "auto":
+        precision = choose_precision(fabric.device.type)
+    fabric = Fabric(accelerator=device, devices=devices, precision=precision)
+    fabric.launch()
+    if batch_size % fabric.world_size:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide among {fabric.world_size} processes"
+        )
+
+    torch.manual_seed(step_seed(seed, 0))
+    model_name = model if isinstance(model, str) else None
+    network = build_model(model) if isinstance(model, str) else model
+    settings = {
+        "model": model_name or type(network).__name__,
+        "model_known": model_name is not None,
+        "parameters": count_parameters(network),
+        "start": _fingerprint(network.state_dict()),
+        "train": [sample.name for sample in train],
+        "val": [sample.name for sample in val],
+        "dataset": train[0].dataset if train else "",
+        "epochs": epochs,
+        "budget_seconds": None if budget is None else limit,
+        "seed": seed,
+        "loss": loss,
+        "augmentation": repr(augmentation),
+        "normalisation": normalisation,
+        "crop": crop,
+        "batch_size": batch_size,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "gradient_clip": gradient_clip,
+        "checks": checks,
+        "precision": precision,
+    }
+    out = Path(out) if out is not None else None
+    if out is not None:
+        finished = _look_into(out, settings)
+        if finished is not None:
+            return finished
+        out.mkdir(parents=True, exist_ok=True)
+
+    sampler = CropSampler(train, crop, batch_size, augmentation, normalisation, seed)
+    network = network.to(memory_format=torch.channels_last)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+    network, optimizer = fabric.setup(network, optimizer)
+
+    per_epoch = sampler.steps_per_epoch
+    total_steps = epochs * per_epoch if epochs is not None else math.inf
+    state = {"step": 0, "elapsed": 0.0, "best": -1.0, "checks_done": 0}
+    rows: list[dict[str, float]] = []
+    best_weights: dict[str, torch.Tensor] | None = None
+    if out is not None and (out / "checkpoint.pt").exists():
+        saved = torch.load(out / "checkpoint.pt", map_location=fabric.device, weights_only=True)
+        network.module.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        state, rows, best_weights = saved["state"], saved["history"], saved["best_weights"]
+        losses = saved["losses"]
+    else:
+        losses = []
+    before = state["elapsed"]
+
+    def done() -> float:
+        """Share of the training that is behind us, in [0, 1]."""
+        if epochs is not None:
+            return state["step"] / total_steps
+        return min(1.0, (before + time.perf_counter() - begin) / limit)
+
+    def checkpoint() -> None:
+        state["elapsed"] = before + time.perf_counter() - begin
+        if out is None or fabric.global_rank:
+            return
+        everything = {
+            "model": network.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "state": state,
+            "history": rows,
+            "losses": losses,
+            "best_weights": best_weights,
+            "settings": json.dumps(settings),
+        }
+        _write_atomically(out / "checkpoint.pt", lambda path: torch.save(everything, path))
+        table = pd.DataFrame(rows, columns=HISTORY)
+        _write_atomically(out / "history.csv", lambda path: table.to_csv(path, index=False))
+
+    bar = tqdm(
+        total=round(total_steps if epochs is not None else limit),
+        initial=round(state["step"] if epochs is not None else before),
+        unit="step" if epochs is not None else "s",
+        desc=settings["model"],
+        disable=not progress or bool(os.environ.get("RETINA_LAB_STATIC")) or fabric.global_rank > 0,
+    )
+    interrupted = False
+    network.train()
+    try:
+        while state["step"] < total_steps and (share := done()) < 1:
+            step = state["step"]
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1 - share)
+            torch.manual_seed(step_seed(seed, 3, step, fabric.global_rank))  # dropout
+            batch = sampler.batch(step, fabric.device)
+            mine = slice(fabric.global_rank, None, fabric.world_size)
+            image = batch["image"][mine].contiguous(memory_format=torch.channels_last)
+
+            logits = network(image)
+            value = criterion(logits, batch["vessels"][mine], batch["fov"][mine])
+            if not torch.isfinite(value):
+                raise TrainingError(_explain_divergence(step, lr, precision, losses, logits))
+            fabric.backward(value)
+            fabric.clip_gradients(network, optimizer, max_norm=gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            losses.append(value.item())
+            state["step"] = step + 1
+            if epochs is not None:
+                bar.update(1)
+            else:
+                bar.update(min(bar.total, round(before + time.perf_counter() - begin)) - bar.n)
+
+            if state["step"] % per_epoch:
+                continue
+            row = {
+                "epoch": state["step"] // per_epoch,
+                "step": state["step"],
+                "seconds": before + time.perf_counter() - begin,
+                "loss": float(np.mean(losses)),
+                "lr": optimizer.param_groups[0]["lr"],
+                "val_dice": math.nan,
+            }
+            losses.clear()
+            rows.append(row)
+            if done() * checks >= state["checks_done"] + 1:
+                state["checks_done"] = math.floor(done() * checks)
+                network.eval()
+                if val:
+                    row["val_dice"] = validation_dice(network.module, val, normalisation)
+                    if row["val_dice"] > state["best"]:
+                        state["best"] = row["val_dice"]
+                        best_weights = _copy(network.module)
+                if callback is not None:
+                    callback(network.module, row)
+                network.train()
+                checkpoint()
+            bar.set_postfix(
+                loss=f"{row['loss']:.3f}",
+                **({"val_dice": f"{state['best']:.3f}"} if state["best"] >= 0 else {}),
+            )
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        bar.close()
+        # Whatever ended the loop, what there is stays: the last good step is on disk.
+        if not all(torch.isfinite(p).all() for p in network.parameters()):
+            interrupted = True
+        else:
+            checkpoint()
+
+    seconds = {"train": state["elapsed"]}
+    last_weights = _copy(network.module)
+    network.eval()
+    if val and not interrupted:
+        final = validation_dice(network.module, val, normalisation)
+        if rows and math.isnan(rows[-1]["val_dice"]):
+            rows[-1]["val_dice"] = final
+        if final > state["best"]:
+            best_weights = last_weights
+    kept = network.module.cpu().to(memory_format=torch.contiguous_format)
+    kept.load_state_dict(best_weights or last_weights)
+    kept.eval()
+    run = Run(
+        model=kept,
+        settings=settings,
+        history=pd.DataFrame(rows, columns=HISTORY),
+        seconds=seconds,
+        interrupted=interrupted,
+        out=out,
+    )
+    if threshold and not interrupted:
+        from retina_lab.evaluate import choose_threshold
+
+        start = time.perf_counter()
+        labelled = train + val
+        run.threshold = choose_threshold(labelled, predict_dataset(run, labelled))
+        run.threshold_from = f"{len(train)} training" + (
+            f" and {len(val)} validation images" if val else " images"
+        )
+        run.seconds["threshold"] = time.perf_counter() - start
+    if out is not None and fabric.global_rank == 0:
+        _write_atomically(out / "last.safetensors", lambda path: save_file(last_weights, path))
+        save_run(run, out)
+    return run
+
+
+HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
+
+
+def _copy(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The network's weights, on the CPU and untouched by later steps."""
+    return {k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()}
+
+
+def _explain_divergence(
+    step: int, lr: float, precision: str, losses: list[float], logits: torch.Tensor
+) -> str:
+    """What to try when the loss is no longer a number."""
+    seen = f"the loss before was {losses[-1]:.3g}" if losses else "it is the first of its epoch"
+    cause = "the logits are not finite" if not logits.isfinite().all() else "the logits are finite"
+    return (
+        f"the loss of step {step} is not finite ({seen}; {cause}). Usual causes: a learning "
+        f"rate that is too high (now {lr:g}: try {lr / 10:g}), {precision} precision (try "
+        "'32-true'), or an image with NaN in it. The weights before this step are kept."
+    )
+
+
+def _look_into(out: Path, settings: dict[str, Any]) -> Run | None:
+    """What lies in an output folder: a finished run of the same settings, or nothing final.
+
+    Raises:
+        TrainingError: if the folder holds another run or foreign files.
+    """
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is a file; choose a folder for the run")
+    found = None
+    if (out / "run.json").exists():
+        found = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
+    elif (out / "checkpoint.pt").exists():
+        try:
+            saved = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+            found = json.loads(saved["settings"])
+        except Exception as error:
+            raise TrainingError(
+                f"{out / 'checkpoint.pt'} cannot be read ({error}); "
+                "delete it to start again, or choose another folder"
+            ) from error
+    if found is None:
+        return None
+    differing = [k for k in settings if settings[k] != found.get(k)]
+    if differing:
+        detail = "; ".join(f"{k}: {found.get(k)!r} there, {settings[k]!r} now" for k in differing)
+        raise TrainingError(
+            f"{out} holds a run with other settings ({detail}). "
+            "Choose another folder; nothing there was changed."
+        )
+    run = load_run(out) if (out / "run.json").exists() and settings["model_known"] else None
+    return run if run is not None and not run.interrupted else None
+
+
+def save_run(run: Run, out: str | os.PathLike) -> None:
+    """Write ``run.json``, ``weights.safetensors`` and ``history.csv`` into a folder."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = _copy(run.model)
+    _write_atomically(out / "weights.safetensors", lambda path: save_file(weights, path))
+    _write_atomically(out / "history.csv", lambda path: run.history.to_csv(path, index=False))
+    record = {
+        "settings": run.settings,
+        "versions": _versions(),
+        "seconds": {k: round(v, 3) for k, v in run.seconds.items()},
+        "threshold": {"value": run.threshold, "from": run.threshold_from},
+        "interrupted": run.interrupted,
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    _write_atomically(out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_run(folder: str | os.PathLike, model: nn.Module | None = None) -> Run:
+    """Read a run that ``fit`` or ``retina-lab train`` has written.
+
+    Args:
+        folder: with ``run.json``, ``weights.safetensors`` and ``history.csv``.
+        model: the architecture, needed only if it has no name in ``retina-lab models``.
+
+    Returns:
+        The :class:`Run`, its network in eval mode.
+
+    Raises:
+        TrainingError: if a file is missing or unreadable, or the weights do not fit.
+    """
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        settings = record["settings"]
+        if model is None:
+            if not settings["model_known"]:
+                raise TrainingError(
+                    f"{folder} was trained from a network without a name "
+                    f"({settings['model']}); pass it as load_run(folder, model)"
+                )
+            model = build_model(settings["model"])
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        history = pd.read_csv(folder / "history.csv")
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{folder} is not a finished run: {Path(error.filename).name} is missing. "
+            "Train one with: retina-lab train --out FOLDER …"
+        ) from error
+    except TrainingError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"the run in {folder} cannot be read: {error}") from error
+    return Run(
+        model=model.eval(),
+        settings=settings,
+        history=history,
+        threshold=record["threshold"]["value"],
+        threshold_from=record["threshold"]["from"],
+        seconds=record["seconds"],
+        interrupted=record["interrupted"],
+        out=folder,
+    )
