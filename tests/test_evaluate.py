@@ -674,7 +674,7 @@ def test_drive_constants(drive):
     ("name", "split", "dice"),
     [
         ("drive", "official", 0.789),
-        ("stare", "10/10", 0.760),
+        ("stare", "10/10", 0.761),  # .7605 over all pixels, .7609 in the estimated field of view
         ("chase_db1", "8/20", 0.768),
         ("chase_db1", "20/8", 0.797),
     ],
