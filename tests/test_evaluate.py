@@ -217,6 +217,22 @@ def test_undefined_figures_become_null(tmp_path):
     assert "–" in str(report)
 
 
+def test_an_image_where_a_figure_is_undefined_does_not_count(samples, maps):
+    """Mean and interval of clDice are those over the others, not pulled to 0."""
+    blank = make_sample("blank", vessels=np.zeros((40, 50), bool))
+    report = evaluate_maps(
+        [*samples, blank],
+        {**maps, "blank": np.zeros((40, 50))},
+        threshold=0.45,
+        threshold_from="x",
+    )
+    values = [report.images[s.name]["fov"]["cldice"] for s in samples]
+    entry = report.fov["cldice"]
+    assert report.images["blank"]["fov"]["cldice"] is None
+    assert entry["mean"] == pytest.approx(np.mean(values))
+    assert min(values) <= entry["interval"][0] <= entry["mean"] <= entry["interval"][1]
+
+
 def test_saved_maps_score_like_maps_in_memory(samples, maps, report, tmp_path):
     for name, plane in maps.items():
         Image.fromarray(metrics.quantise(plane)).save(tmp_path / f"{name}.png")
