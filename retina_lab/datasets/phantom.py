@@ -62,6 +62,8 @@ class Camera(NamedTuple):
     jpeg_quality: tuple[int, int]
     black: tuple[int, int, int]  # grey levels outside the field
     notch: bool  # the little mark at the rim that tells up from down
+    vessel_spacing: tuple[float, float]
+    choroid: tuple[float, float]
 
 
 # Ranges measured on training photographs of public datasets with these cameras.
@@ -69,22 +71,22 @@ CAMERAS: dict[str, Camera] = {
     # in the manner of DRIVE (Canon CR5, 45°, centred on the macula)
     "canon-45": Camera(
         (43, 47), (0.72, 1.0), (0, 0), (125, 228), (0.42, 0.62), (0.55, 0.68),
-        (0.1, 0.5), (0.4, 1.0), (1.5, 3.0), (80, 97), (3, 3, 3), True,
+        (0.1, 0.5), (0.4, 1.0), (1.5, 3.0), (80, 97), (3, 3, 3), True, (0.65, 0.9), (0, 0.8),
     ),
     # CHASE_DB1 (Nidek NM-200-D, 30°, centred on the disc of a child)
     "nidek-30": Camera(
         (28, 33), (0.0, 0.12), (0, 0), (110, 215), (0.28, 0.46), (0.10, 0.25),
-        (0.5, 1.0), (0.5, 1.2), (1.5, 3.5), (75, 95), (1, 0, 0), False,
+        (0.5, 1.0), (0.35, 0.8), (1.5, 3.5), (75, 95), (1, 0, 0), False, (0.95, 1.3), (0.4, 1),
     ),
     # STARE (Topcon TRV-50, 35°, scanned slides)
     "topcon-35": Camera(
         (34, 40), (0.35, 1.0), (0.04, 0.09), (150, 235), (0.48, 0.72), (0.15, 0.45),
-        (0.1, 0.6), (0.5, 1.2), (2.0, 4.5), (70, 95), (8, 14, 12), True,
+        (0.1, 0.6), (0.5, 1.2), (2.0, 4.5), (70, 95), (8, 14, 12), True, (0.75, 1.1), (0.1, 0.8),
     ),
     # HRF (Canon CR-1, 45°, top and bottom cut flat)
     "canon-45-cut": Camera(
         (42, 48), (0.3, 0.9), (0.10, 0.16), (150, 230), (0.28, 0.45), (0.30, 0.60),
-        (0.2, 0.7), (0.3, 0.8), (1.0, 2.5), (85, 98), (0, 0, 0), True,
+        (0.2, 0.7), (0.3, 0.8), (1.0, 2.5), (85, 98), (0, 0, 0), True, (0.65, 0.9), (0, 0.8),
     ),
 }  # fmt: skip
 
@@ -194,13 +196,13 @@ def draw_parameters(seed: int, parameters: PhantomParameters | None = None) -> P
         "vein_width": float(np.clip(rng.normal(165, 15), 125, 205)),
         "artery_vein_ratio": float(np.clip(rng.normal(0.68, 0.06), 0.55, 0.85)),
         "tortuosity": float(rng.beta(2, 3)),
-        "vessel_spacing": between((0.7, 1.0)),
+        "vessel_spacing": between(camera.vessel_spacing),
         "vessel_contrast": between((0.75, 1.2)),
         "central_reflex": float(rng.beta(1.5, 2)),
         "disc_diameter": float(np.clip(rng.normal(1.8, 0.12), 1.5, 2.15)),
         "cup_ratio": between((0.25, 0.6)),
-        "macula": between((0.25, 0.9)),
-        "choroid": float(rng.beta(1.5, 1.8)),
+        "macula": between((0.3, 1)),
+        "choroid": between(camera.choroid),
         "nerve_fibres": float(rng.beta(1.5, 2.5)),
         "illumination": between((0.1, 0.8)),
         "vignetting": between(camera.vignetting),
@@ -386,6 +388,7 @@ class _Forest:
         self.disc_radius = disc_radius
         self.tortuosity = tortuosity
         self.branches: list[_Branch] = []
+        self.outside: dict[int, int] = {}  # superior, inferior: which kind runs outside
         self.places = self._candidate_places()
         cells = int(np.ceil(2.4 * field_radius / _CELL)) + 1
         # per kind: distance of each place to the nearest vessel; which cells are taken; and
@@ -411,49 +414,56 @@ class _Forest:
         """Trace the main vessels of one kind, superior and inferior."""
         rng = self.rng
         # The central artery and vein enter side by side, a little nasal of the disc's centre.
-        trunk = np.array([-0.12, 0.0]) + rng.normal(0, 0.05, 2)
-        trunk[0] += 0.10 if kind == VEIN else -0.06
+        trunk = np.array([0.0 if kind == VEIN else -0.2, 0.0]) + rng.normal(0, 0.05, 2)
         for up in (1, -1):
-            size = rng.uniform(0.88, 1.1) * (0.97 if kind == ARTERY else 1.03)
-            start = trunk + (0, 0.08 * up)
-            arcade = self._trace(kind, start, _TEMPORAL_ARCADE, up, size, outflow=9)
+            # Artery and vein of an arcade run side by side, either of them outside.
+            if kind == ARTERY:
+                self.outside[up] = rng.choice([-1, 1])
+            shift = 0.2 * self.outside[up] * (1 if kind == ARTERY else -1)
+            start = trunk + (0, 0.02 * up)
+            arcade = self._trace(kind, start, _TEMPORAL_ARCADE, up, shift, outflow=9)
             # The trunk divides on or near the disc into a temporal and a nasal vessel.
-            self._trace(
-                kind, None, _NASAL_VESSEL, up, rng.uniform(0.85, 1.2), outflow=5,
-                parent=arcade, leave_at=rng.uniform(0.35, 0.95) * self.disc_radius,
-            )  # fmt: skip
-            self._trace(
-                kind, None, _UPPER_VESSEL, up, rng.uniform(0.9, 1.15), outflow=4,
-                parent=arcade, leave_at=rng.uniform(1.6, 3.2),
-            )  # fmt: skip
+            leave_at = rng.uniform(0.35, 0.95) * self.disc_radius
+            self._fork(arcade, leave_at, _NASAL_VESSEL, up, shift, outflow=5)
+            self._fork(arcade, rng.uniform(1.6, 3.2), _UPPER_VESSEL, up, shift, outflow=4)
             if rng.random() < 0.7:
-                self._trace(kind, trunk + (0.1, 0.05 * up), _MACULAR_TWIG, up, 1.0, outflow=0.1)
-        self._trace(kind, trunk, _NASAL_TWIG, rng.choice([-1, 1]), 1.0, outflow=1.5)
+                self._trace(kind, trunk + (0.1, 0.05 * up), _MACULAR_TWIG, up, shift, 0.1, order=1)
+        shift = 0.3 if kind == ARTERY else -0.3
+        self._trace(kind, trunk, _NASAL_TWIG, rng.choice([-1, 1]), shift, outflow=1.5)
 
-    def _trace(self, kind, start, template, up, size, outflow, parent=-1, leave_at=0.0):
-        """Lay one main vessel along a template; returns its number, or -1 if it has no room."""
-        at = 0
-        waypoints = np.array(template) * size * (1, up)
-        reach = np.hypot(*waypoints.T)[:, None]
-        waypoints += self.rng.normal(0, 1, waypoints.shape) * np.minimum(0.055 * reach, 0.3)
-        if parent >= 0:
-            trunk = self.branches[parent].points
-            at = int(np.clip(leave_at / _STEP, 4, len(trunk) - 4))
-            if len(trunk) < 9:
-                return -1
-            start = trunk[at]
-            waypoints = waypoints[np.hypot(*(waypoints - start).T) > 0.5]
+    def _waypoints(self, template, up, shift) -> np.ndarray:
+        """A template, varied, mirrored if inferior, shifted to its left by up to ``shift`` mm."""
+        points = np.array(template) * self.rng.uniform(0.9, 1.1)
+        reach = np.hypot(*points.T)[:, None]
+        aside = _unit(np.gradient(points, axis=0))[:, ::-1] * (-1, 1)
+        points = points + aside * shift * np.minimum(reach / 1.2, 1)
+        points += self.rng.normal(0, 1, points.shape) * np.minimum(0.045 * reach, 0.28)
+        return points * (1, up)
+
+    def _trace(self, kind, start, template, up, shift, outflow, order=0) -> int:
+        """Lay a main vessel from the disc along a template; returns its number."""
+        points = _resample(np.vstack([start, self._waypoints(template, up, shift)]))
+        points, left = self._inside(_meander(self.rng, points, self.tortuosity))
+        return self._add(kind, -1, 0, points, order, outflow if left else 0.05, order)
+
+    def _fork(self, parent, leave_at, template, up, shift, outflow) -> None:
+        """Divide a main vessel, if the second one has room."""
+        trunk = self.branches[parent]
+        at = int(leave_at / _STEP)
+        if at > len(trunk.points) - 6:
+            return
+        start = trunk.points[at]
+        for _ in range(4):
+            waypoints = self._waypoints(template, up, shift)
             # Only what lies ahead: a branch does not turn back along its parent.
-            waypoints = waypoints[np.hypot(*waypoints.T) > np.hypot(*start) + 0.3]
-        if len(waypoints) < 2:
-            return -1
-        points = _resample(np.vstack([start, waypoints]))
-        points = _meander(self.rng, points, self.tortuosity)
-        points, left = self._inside(points)
-        if len(points) < 6:
-            return -1
-        order = 1 if parent < 0 and template is _MACULAR_TWIG else 0
-        return self._add(kind, parent, at, points, order, outflow if left else 0.05, order)
+            waypoints = waypoints[np.hypot(*waypoints.T) > np.hypot(*start) + 0.5]
+            if not len(waypoints):
+                return
+            points = _resample(np.vstack([start, waypoints]))
+            points, left = self._inside(_meander(self.rng, points, self.tortuosity))
+            if len(points) > 6 and self._is_free(trunk.kind, points):
+                self._add(trunk.kind, parent, at, points, 0, outflow if left else 0.05, 0)
+                return
 
     def _inside(self, points: np.ndarray) -> tuple[np.ndarray, bool]:
         """The part of a line up to where it leaves the field; whether it does."""
@@ -526,18 +536,23 @@ class _Forest:
         cost = distance * (1.7 - 0.7 * cosine)
         cost = np.where(np.hypot(*nodes[:, :2].T) < self.disc_radius, 2 * cost, cost)
         for choice in np.argsort(cost)[:12:4]:
-            points = self._curve(nodes[choice], target)
-            if self._is_free(kind, points):
-                parent, at = int(nodes[choice, 4]), int(nodes[choice, 5])
-                points, left = self._inside(points)
-                if len(points) < 4:
-                    return False
-                order = self.branches[parent].order + 1
-                generation = 3 if finest else min(order, 2)
-                outflow = 1.2 * _PERFUSION[generation] if left else 0.002
-                self._add(kind, parent, at, points, order, outflow, generation)
-                return True
+            # Overshoot if there is room: twigs are longer than the gap that they close.
+            for reach in (self.rng.uniform(1.3, 2.6), 1.0):
+                points = self._curve(nodes[choice], nodes[choice, :2] + reach * ahead[choice])
+                if self._is_free(kind, points):
+                    return self._branch(kind, nodes[choice], points, finest)
         return False
+
+    def _branch(self, kind, node, points, finest: bool) -> bool:
+        parent, at = int(node[4]), int(node[5])
+        points, left = self._inside(points)
+        if len(points) < 4:
+            return False
+        order = self.branches[parent].order + 1
+        generation = 3 if finest else min(order, 2)
+        outflow = 1.2 * _PERFUSION[generation] if left else 0.002
+        self._add(kind, parent, at, points, order, outflow, generation)
+        return True
 
     def _curve(self, node: np.ndarray, target: np.ndarray) -> np.ndarray:
         """A smooth line that leaves its parent at a branching angle and ends at the target."""
@@ -550,7 +565,7 @@ class _Forest:
         leave = np.sign(turn) * np.clip(abs(turn), np.radians(30), np.radians(80))
         cosine, sine = np.cos(leave), np.sin(leave)
         first = np.array([[cosine, -sine], [sine, cosine]]) @ tangent
-        last = _unit(ahead / length + 0.25 * self.rng.normal(size=2))
+        last = _unit(ahead / length + 0.4 * self.rng.normal(size=2))
         t = np.linspace(0, 1, max(5, int(np.ceil(1.05 * length / _STEP)) + 1))[:, None]
         # cubic Hermite curve
         points = (
@@ -559,7 +574,8 @@ class _Forest:
             + (3 * t**2 - 2 * t**3) * target
             + (t**3 - t**2) * length * 0.8 * last
         )
-        return _meander(self.rng, points, self.tortuosity)
+        # Thin vessels wind more than the arcades.
+        return _meander(self.rng, points, 0.3 + 1.1 * self.tortuosity)
 
     def _is_free(self, kind: int, points: np.ndarray) -> bool:
         """Whether a branch meets neither the avascular zone nor a vessel of its own kind."""
@@ -719,22 +735,21 @@ def _around(line: CentreLine, reach: np.ndarray, size: int):
         along = np.abs((apart * direction).sum(-1))
         across = np.abs(apart[..., 0] * direction[..., 1] - apart[..., 1] * direction[..., 0])
         keep = ((pixel >= 0) & (pixel < size)).all(-1) & (along < 0.9)
-        row, column = np.nonzero(keep)
+        row, _ = np.nonzero(keep)
         flat = pixel[..., 1][keep] * size + pixel[..., 0][keep]
         yield which[row], flat, across[keep]
 
 
-# An observer marks a vessel from this width on, in pixels of a 512-pixel image.
-VISIBLE_WIDTH = 0.95
+# The thinnest vessel that an observer marks: in pixels of a 512-pixel image, because the optics
+# resolve a fixed part of the field, and in mm, because thinner blood takes too little light.
+VISIBLE_PIXELS = 0.95
+VISIBLE_MM = 0.022
 
 
-def _visible_width(size: int) -> float:
-    """Width in pixels that an observer notices.
-
-    It is a fixed part of the field, as the eye's optics are, but on small images no less than
-    half a pixel.
-    """
-    return max(0.5, VISIBLE_WIDTH * size / 512)
+def visible_width(projection: Projection) -> float:
+    """Width in pixels from which on an observer marks a vessel, at least half a pixel."""
+    optics = VISIBLE_PIXELS * projection.size / 512
+    return max(0.5, optics, VISIBLE_MM * projection.pixels_per_mm)
 
 
 def draw_vessels(segments: Sequence[VesselSegment], projection: Projection) -> VesselMaps:
@@ -757,7 +772,7 @@ def draw_vessels(segments: Sequence[VesselSegment], projection: Projection) -> V
         # The reflex is about a quarter of the width and needs a few pixels to be seen.
         shine = np.exp(-((across / (0.28 * radius)) ** 2)) * np.clip(radius - 1.1, 0, 1)
         np.maximum.at(reflex, flat, shine.astype(np.float32))
-        visible = 2 * radius >= _visible_width(size)
+        visible = 2 * radius >= visible_width(projection)
         mask[flat[visible & (across <= np.maximum(radius + 0.25, 0.71))]] = True
     shape = (size, size)
     return VesselMaps(depth.reshape(shape), reflex.reshape(shape), mask.reshape(shape))
@@ -781,7 +796,7 @@ def observe(
     """
     size = projection.size
     line = _centre_line(segments, projection)
-    limit = _visible_width(size)
+    limit = visible_width(projection)
     shown = np.zeros(size * size, bool)
     if not len(line.points):
         return shown.reshape(size, size)
@@ -835,14 +850,20 @@ def _choroid(seed: int, projection: Projection, amount: float) -> tuple[np.ndarr
     def noise(millimetres):
         return _smooth_noise(rng, size, _cells(projection, millimetres))
 
-    mottle = 0.5 * noise(2.6) + 0.6 * noise(1.1) + 0.45 * noise(0.45) + 0.25 * noise(0.2)
-    # The zero crossings of smooth noise are long winding lines: bands around them are vessels.
-    bend = 0.35 * noise(0.9)
-    bands = np.maximum(
-        np.exp(-(((noise(1.3) + bend) / 0.28) ** 2)), np.exp(-(((noise(1.9) - bend) / 0.2) ** 2))
-    )
-    patchy = np.clip(0.6 + 0.8 * noise(3.0), 0, 1.6)
-    return 0.5 * amount * mottle, amount * patchy * (bands - 0.35)
+    mottle = 0.45 * noise(2.6) + 0.4 * noise(1.1) + 0.35 * noise(0.45) + 0.25 * noise(0.2)
+    # They run from behind the macula outwards to the vortex veins, winding on their way:
+    # stripes in polar coordinates, bent by smooth noise.
+    x, y = projection.grid()
+    x, y = x - 3.0 + 0.45 * noise(1.3), y + 0.4 * noise(1.3)
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    stripes = rng.normal(size=(10, 90)).astype(np.float32)
+    stripes = ndimage.gaussian_filter(stripes, (0.5, 0.5), mode="wrap")
+    where = [radius / 1.6 + 0.5, (angle + np.pi) * (90 / (2 * np.pi))]
+    bands = ndimage.map_coordinates(stripes, where, order=1, mode="wrap") / stripes.std()
+    patchy = np.clip(0.5 + 0.8 * noise(3.0), 0, 1.5)
+    # Away from the middle of the pattern, where stripes would crowd together.
+    patchy *= np.clip(radius / 2.2, 0, 1) ** 1.5
+    return amount * mottle, amount * patchy * np.tanh(1.2 * bands)
 
 
 def _fibres(seed: int, projection: Projection, x, y) -> np.ndarray:
@@ -882,15 +903,15 @@ def _fundus_colour(parameters: PhantomParameters) -> np.ndarray:
 
 # How much of each layer's effect red, green and blue light feel. Melanin and blood absorb red
 # light least, so the choroid is seen in red and the vessels in green.
-_CHOROID_RGB = np.array([0.075, 0.085, 0.06], np.float32)
-_CHOROID_VESSEL_RGB = np.array([0.09, 0.10, 0.05], np.float32)
-_MACULA_RGB = np.array([0.22, 0.36, 0.32], np.float32)
+_CHOROID_RGB = np.array([0.055, 0.085, 0.06], np.float32)
+_CHOROID_VESSEL_RGB = np.array([0.07, 0.10, 0.05], np.float32)
+_MACULA_RGB = np.array([0.27, 0.45, 0.40], np.float32)
 _FIBRE_RGB = np.array([0.05, 0.17, 0.22], np.float32)
 _BLOOD_RGB = {
-    ARTERY: np.array([0.12, 0.50, 0.42], np.float32),
-    VEIN: np.array([0.24, 0.56, 0.42], np.float32),
+    ARTERY: np.array([0.13, 0.44, 0.36], np.float32),
+    VEIN: np.array([0.25, 0.50, 0.38], np.float32),
 }
-_BLOOD_DEPTH = 0.13  # mm of blood that take up 63 % of what blood can
+_BLOOD_DEPTH = 0.06  # mm of blood that take up 63 % of what blood can
 
 
 def _paint_retina(seed: int, parameters: PhantomParameters, projection: Projection) -> np.ndarray:
@@ -899,7 +920,7 @@ def _paint_retina(seed: int, parameters: PhantomParameters, projection: Projecti
     rng = _stream(seed, "texture")
     mottle, bands = _choroid(seed, projection, parameters.choroid)
     fine = _smooth_noise(rng, projection.size, _cells(projection, 0.06))
-    grain = 0.020 * _smooth_noise(rng, projection.size, _cells(projection, 0.11)) + 0.012 * fine
+    grain = 0.014 * _smooth_noise(rng, projection.size, _cells(projection, 0.11)) + 0.012 * fine
     effect = mottle[..., None] * _CHOROID_RGB + bands[..., None] * _CHOROID_VESSEL_RGB
     effect += grain[..., None]
     # Macular pigment and taller pigment cells darken the macula, most of all the foveal pit.
@@ -928,9 +949,12 @@ def _paint_disc(image, seed, parameters, x, y) -> np.ndarray:
     # Where pigment epithelium stops short of the disc the sclera shows, mostly temporally.
     side = 0.5 + 0.5 * np.cos(np.arctan2(y, x) - rng.normal(0, 0.5))
     crescent = np.exp(-(((r - 1.08) / 0.06) ** 2)) * side * rng.choice([0, 0, 0.35, -0.3])
+    # The disc has no pigment: about the same yellow-white in light and dark eyes, in front of
+    # a camera that was set for the fundus around it.
     base = _fundus_colour(parameters)
-    tissue = base * rng.uniform((1.15, 1.45, 1.2), (1.35, 1.95, 1.7)) + (18, 22, 8)
-    pit = tissue * rng.uniform((1.08, 1.2, 1.25), (1.2, 1.45, 1.7)) + (10, 16, 12)
+    pale = base[0] * np.array([1.2, 0.9, 0.24 + 0.6 * base[2] / base[0]]) + (25, 15, 0)
+    tissue = base + rng.uniform(0.65, 1.0) * (pale - base)
+    pit = tissue + rng.uniform(0.4, 1.0) * (pale * (1.12, 1.15, 1.3) - tissue)
     # The rim is thicker, and redder, on the nasal side.
     tissue = tissue * (1 - 0.10 * np.clip(-x / radius, -1, 1))[..., None]
     colour = tissue + cup[..., None] * (pit - tissue)
@@ -982,11 +1006,10 @@ def _blob(rng, projection, place, radii, angle, edge, ragged, strength=1.0):
     scale, size = projection.pixels_per_mm, projection.size
     column, row = projection.to_pixels(np.asarray(place))
     reach = int(np.ceil((max(radii) * (1 + ragged) + 3 * edge) * scale)) + 2
-    top, left = max(int(row) - reach, 0), max(int(column) - reach, 0)
-    window = np.s_[
-        top : max(min(int(row) + reach + 1, size), top),
-        left : max(min(int(column) + reach + 1, size), left),
-    ]
+    # A lesion outside the image gives an empty window.
+    low = np.clip([int(row) - reach, int(column) - reach], 0, size)
+    high = np.clip([int(row) + reach + 1, int(column) + reach + 1], 0, size)
+    window = np.s_[low[0] : high[0], low[1] : high[1]]
     v, u = np.mgrid[window].astype(np.float32)
     u, v = (u - column) / scale, (v - row) / scale
     a, b = u * np.cos(angle) + v * np.sin(angle), -u * np.sin(angle) + v * np.cos(angle)
@@ -1068,7 +1091,7 @@ def _field_of_view(parameters: PhantomParameters, size: int) -> np.ndarray:
     inside = 1 - np.hypot(x, y)
     if CAMERAS[parameters.camera].notch and parameters.flat_cut < 0.02:
         # at the upper right, half outside the circle
-        notch = 0.032 - np.maximum(np.abs(x - 0.72), np.abs(y + 0.715) * 0.8)
+        notch = 0.045 - np.hypot(x - 0.72, y + 0.72)
         inside = np.maximum(inside, notch)
     return np.minimum(inside, 1 - 2 * parameters.flat_cut - np.abs(y))
 
@@ -1078,16 +1101,16 @@ def _illuminate(image, seed, parameters, inside) -> np.ndarray:
     rng, size = _stream(seed, "light"), image.shape[0]
     step = np.linspace(-1, 1, size, dtype=np.float32)
     x, y = np.meshgrid(step, step)
-    tilt, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.28)
-    uneven = slope * (x * np.cos(tilt) + y * np.sin(tilt)) + 0.07 * _smooth_noise(rng, size, 3)
+    tilt, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.65)
+    uneven = slope * (x * np.cos(tilt) + y * np.sin(tilt)) + 0.12 * _smooth_noise(rng, size, 3)
     r = np.hypot(x, y) / FIELD_FILL
-    shade = parameters.illumination * uneven - parameters.vignetting * (0.42 * r**2 + 0.18 * r**6)
+    shade = parameters.illumination * uneven - parameters.vignetting * (0.5 * r**2 + 0.25 * r**6)
     # Less light is also redder: it comes from deeper.
     image = image * np.exp(shade[..., None] * (0.9, 1.15, 1.15))
     # A crescent of stray light on one side, and a thin line all around.
     side = rng.uniform(0, 2 * np.pi)
     crescent = np.clip((x * np.cos(side) + y * np.sin(side)) / FIELD_FILL, 0, 1) ** 3
-    glow = crescent * np.exp(-inside / rng.uniform(0.04, 0.16)) + 0.3 * np.exp(-inside / 0.012)
+    glow = crescent * np.exp(-inside / rng.uniform(0.04, 0.3)) + 0.3 * np.exp(-inside / 0.012)
     tint = rng.uniform((10, 5, 0), (60, 60, 70))
     return image + parameters.border_glow * glow[..., None] * tint
 
@@ -1105,8 +1128,9 @@ def _expose(image, seed, parameters, inside) -> np.ndarray:
     image = np.array(camera.black) + edge * (image - np.array(camera.black))
     # Shot noise grows with the root of the light; the sensor's colours are interpolated from
     # neighbours, so the noise is correlated over about a pixel.
+    grain = 0.55 * max(1, size / 600)
     white = rng.normal(size=image.shape).astype(np.float32)
-    white = ndimage.gaussian_filter(white, (0.55, 0.55, 0)) * 1.9
+    white = ndimage.gaussian_filter(white, (grain, grain, 0)) * (grain * 3.5)
     level = parameters.noise * np.sqrt(np.clip(image, 4, 255) / 110)
     image = np.clip(image + level * white, 0, 255)
     return _jpeg(np.rint(image).astype(np.uint8), parameters.jpeg_quality)
