@@ -630,6 +630,11 @@ class Augmentation:
             stitch=0.3,
         )
 
+    @property
+    def changes_colours(self) -> bool:
+        """Whether pixel values change, and not only their places."""
+        return any((self.colour, self.blur, self.noise, self.erase))
+
     def sample_parameters(
         self, count: int, size: tuple[int, int], generator: torch.Generator
     ) -> dict[str, torch.Tensor | Stitch]:

@@ -449,7 +449,9 @@ def _sign_flip_p(values: np.ndarray, seed: int, exact_up_to: int = 20) -> float:
 # --- Maps from files --------------------------------------------------------------------------
 
 
-def load_maps(folder, dataset: Iterable[FundusSample]) -> dict[str, np.ndarray]:
+def load_maps(
+    folder, dataset: Iterable[FundusSample], *, others: Iterable[str] = ()
+) -> dict[str, np.ndarray]:
     """Read one probability map per image of a dataset, from any method's folder.
 
     A file belongs to an image if its stem is the image's name, with or without an ending
@@ -462,6 +464,8 @@ def load_maps(folder, dataset: Iterable[FundusSample]) -> dict[str, np.ndarray]:
     Args:
         folder: where the maps are.
         dataset: the images they must match, one to one.
+        others: names of images that are not asked for, such as a dataset's training images.
+            Their maps may be there too and are not read.
 
     Returns:
         name → (H, W) ``float32`` in [0, 1], in the order of the dataset.
@@ -483,7 +487,7 @@ def load_maps(folder, dataset: Iterable[FundusSample]) -> dict[str, np.ndarray]:
         if file.suffix.lower() in MAP_SUFFIXES and not file.name.startswith(".")
     )
     sizes = {sample.name: sample.size for sample in dataset}
-    matched = _match(files, list(sizes), folder)
+    matched = _match(files, list(sizes), folder, list(others))
     maps = {}
     for name, (height, width) in sizes.items():
         levels = read_map(matched[name])
@@ -586,14 +590,15 @@ def _read_image(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def _match(files: list[Path], names: list[str], folder: Path) -> dict[str, Path]:
+def _match(files: list[Path], names: list[str], folder: Path, others: list[str]) -> dict[str, Path]:
     """name → file, one to one, or an error that says all that is wrong."""
     claims: dict[str, list[Path]] = {name: [] for name in names}
     extra, problems = [], []
     for file in files:
-        candidates = _candidates(file.stem, names)
+        candidates = _candidates(file.stem, names + others)
         if len(candidates) == 1:
-            claims[candidates[0]].append(file)
+            if candidates[0] in claims:
+                claims[candidates[0]].append(file)
         elif candidates:
             problems.append(f"{file.name} could belong to {_listed(candidates)}")
         else:

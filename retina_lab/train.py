@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from retina_lab import __version__
 from retina_lab.augment import Augmentation, augmentation_by_name
+from retina_lab.datasets.layouts import FundusDataset
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.losses import build_loss
 from retina_lab.models import build_model, count_parameters
@@ -36,6 +37,7 @@ from retina_lab.predict import predict_dataset, predict_tensor
 from retina_lab.preprocess import normalise, to_batch
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
+HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
 
 
 class TrainingError(RuntimeError):
@@ -86,7 +88,8 @@ class Run:
         model: the network with its best weights, in eval mode, on the CPU.
         settings: everything that ``fit`` was asked, as written to ``run.json``.
         history: one row an epoch: ``epoch``, ``step``, ``seconds``, ``loss``, ``lr`` and
-            ``val_dice`` (NaN where validation was not run).
+            ``val_dice`` (NaN where validation was not run). The last row of a time budget is
+            often part of an epoch.
         threshold: probability from which a pixel counts as vessel, in [0, 1].
         threshold_from: which images chose it.
         seconds: wall time by stage.
@@ -217,6 +220,40 @@ class CropSampler:
         return self.augmentation(batch, generator)
 
 
+def hold_out(dataset: FundusDataset, count: int) -> tuple[FundusDataset, FundusDataset | None]:
+    """Keep images of a training set for validation, evenly spread and whole persons only.
+
+    Args:
+        dataset: the training images of a split.
+        count: how many images to keep at least; 0 keeps none.
+
+    Returns:
+        The images left for training, and those for validation (None if ``count`` is 0).
+
+    Raises:
+        ValueError: if ``count`` is negative or would leave nothing to train on.
+    """
+    if count < 0:
+        raise ValueError(f"the number of validation images must not be negative, not {count}")
+    if count == 0:
+        return dataset, None
+    persons = list(dict.fromkeys(dataset.subjects))
+    sizes = sorted(dataset.subjects.count(person) for person in persons)
+    wanted = next((k for k in range(1, len(persons)) if sum(sizes[:k]) >= count), None)
+    if wanted is None:
+        raise ValueError(
+            f"{count} validation images would leave none of {dataset.name}'s {len(dataset)} "
+            "training images; keep fewer"
+        )
+    # The middle of each of `wanted` equal stretches of the list.
+    kept = {persons[int((i + 0.5) * len(persons) / wanted)] for i in range(wanted)}
+    named = list(zip(dataset.names, dataset.subjects, strict=True))
+    return (
+        dataset.select([name for name, person in named if person not in kept]),
+        dataset.select([name for name, person in named if person in kept]),
+    )
+
+
 def validation_dice(model: nn.Module, samples: Sequence[FundusSample], normalisation: str) -> float:
     """Dice at threshold ½, pooled over the pixels in the field of view of all samples."""
     overlap = total = 0
@@ -227,7 +264,7 @@ def validation_dice(model: nn.Module, samples: Sequence[FundusSample], normalisa
         overlap += np.count_nonzero(predicted & sample.vessels & sample.fov)
         total += np.count_nonzero(predicted & sample.fov)
         total += np.count_nonzero(sample.vessels & sample.fov)
-    return 2 * overlap / total if total else math.nan
+    return float(2 * overlap / total) if total else math.nan
 
 
 def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -278,6 +315,7 @@ def fit(
     devices: int = 1,
     precision: str = "auto",
     threshold: bool = True,
+    split: str | None = None,
     progress: bool = True,
     callback: Callable[[nn.Module, dict[str, float]], None] | None = None,
 ) -> Run:
@@ -312,6 +350,7 @@ def fit(
             SLURM the launcher's number is used.
         precision: ``"auto"`` or one of fabric's, such as ``"32-true"``, ``"bf16-mixed"``.
         threshold: choose the threshold on ``train`` and ``val`` at the end.
+        split: name of the split, for the record.
         progress: show a bar.
         callback: called as ``callback(model, row)`` at each check, the model in eval mode.
 
@@ -325,8 +364,6 @@ def fit(
     """
     # Fabric takes seconds to import: only those who train wait for it, and off the clock.
     from lightning_fabric import Fabric
-
-    begin = time.perf_counter()
 
     if (epochs is None) == (budget is None):
         raise ValueError("give either epochs or a budget, not both and not neither")
@@ -350,6 +387,7 @@ def fit(
         precision = choose_precision(fabric.device.type)
     fabric = Fabric(accelerator=device, devices=devices, precision=precision)
     fabric.launch()
+    begin = time.perf_counter()
     if batch_size % fabric.world_size:
         raise ValueError(
             f"batch_size {batch_size} does not divide among {fabric.world_size} processes"
@@ -366,6 +404,7 @@ def fit(
         "train": [sample.name for sample in train],
         "val": [sample.name for sample in val],
         "dataset": train[0].dataset if train else "",
+        "split": split,
         "epochs": epochs,
         "budget_seconds": None if budget is None else limit,
         "seed": seed,
@@ -410,10 +449,25 @@ def fit(
     before = state["elapsed"]
 
     def done() -> float:
-        """Share of the training that is behind us, in [0, 1]."""
+        """Share of the training that is behind us, in [0, 1], the same in all processes."""
         if epochs is not None:
             return state["step"] / total_steps
-        return min(1.0, (before + time.perf_counter() - begin) / limit)
+        share = min(1.0, (before + time.perf_counter() - begin) / limit)
+        # Two clocks would let one process stop while the other waits for its gradients.
+        return fabric.broadcast(share) if fabric.world_size > 1 else share
+
+    def end_epoch() -> dict[str, float]:
+        row = {
+            "epoch": state["step"] / per_epoch,
+            "step": state["step"],
+            "seconds": before + time.perf_counter() - begin,
+            "loss": float(np.mean(losses)),
+            "lr": optimizer.param_groups[0]["lr"],
+            "val_dice": math.nan,
+        }
+        losses.clear()
+        rows.append(row)
+        return row
 
     def checkpoint() -> None:
         state["elapsed"] = before + time.perf_counter() - begin
@@ -436,6 +490,7 @@ def fit(
         total=round(total_steps if epochs is not None else limit),
         initial=round(state["step"] if epochs is not None else before),
         unit="step" if epochs is not None else "s",
+        mininterval=1,
         desc=settings["model"],
         disable=not progress or bool(os.environ.get("RETINA_LAB_STATIC")) or fabric.global_rank > 0,
     )
@@ -469,18 +524,9 @@ def fit(
 
             if state["step"] % per_epoch:
                 continue
-            row = {
-                "epoch": state["step"] // per_epoch,
-                "step": state["step"],
-                "seconds": before + time.perf_counter() - begin,
-                "loss": float(np.mean(losses)),
-                "lr": optimizer.param_groups[0]["lr"],
-                "val_dice": math.nan,
-            }
-            losses.clear()
-            rows.append(row)
-            if done() * checks >= state["checks_done"] + 1:
-                state["checks_done"] = math.floor(done() * checks)
+            row = end_epoch()
+            if (behind := done() * checks) >= state["checks_done"] + 1:
+                state["checks_done"] = math.floor(behind)
                 network.eval()
                 if val:
                     row["val_dice"] = validation_dice(network.module, val, normalisation)
@@ -494,7 +540,10 @@ def fit(
             bar.set_postfix(
                 loss=f"{row['loss']:.3f}",
                 **({"val_dice": f"{state['best']:.3f}"} if state["best"] >= 0 else {}),
+                refresh=False,
             )
+        if losses:  # the budget ended inside an epoch
+            end_epoch()
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -539,9 +588,6 @@ def fit(
         _write_atomically(out / "last.safetensors", lambda path: save_file(last_weights, path))
         save_run(run, out)
     return run
-
-
-HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
 
 
 def _copy(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -771,3 +771,14 @@ def test_whole_report_on_drive(drive):
     # black surround flatters: every all-pixel figure of background is higher
     for metric in ("auc_roc", "accuracy", "specificity"):
         assert report.all[metric]["pooled"] > report.fov[metric]["pooled"]
+
+
+def test_maps_of_images_not_asked_for_may_lie_there(tmp_path):
+    """A whole dataset's maps can be scored on its test half; strangers are still named."""
+    sample = FundusSample("02_test", np.zeros((4, 5, 3), np.uint8), np.ones((4, 5), bool))
+    for name in ("02_test", "21_training"):
+        Image.fromarray(np.full((4, 5), 51, np.uint8)).save(tmp_path / f"{name}.png")
+    maps = evaluate.load_maps(tmp_path, [sample], others=["21_training"])
+    assert list(maps) == ["02_test"]
+    with pytest.raises(evaluate.EvaluationError, match="no image for 21_training.png"):
+        evaluate.load_maps(tmp_path, [sample])

@@ -1,0 +1,413 @@
+"""``retina-lab``: a thin door to the library for those who outgrow the notebooks."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from retina_lab import __version__
+
+MAPS_RECORD = "maps.json"
+
+
+class CommandError(RuntimeError):
+    """A command cannot do what was asked; the message says why and what would work."""
+
+
+# --- train -----------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace) -> int:
+    from retina_lab.datasets import open_split
+    from retina_lab.models import count_parameters
+    from retina_lab.train import fit, hold_out
+
+    split = open_split(args.dataset, args.split)
+    train, val = hold_out(split.train, args.val)
+    run = fit(
+        args.model,
+        train,
+        val,
+        epochs=args.epochs,
+        budget=args.budget,
+        seed=args.seed,
+        out=args.out,
+        loss=args.loss,
+        augmentation=args.augmentation,
+        normalisation=args.normalisation,
+        crop=args.crop or None,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        device=args.device,
+        devices=args.devices,
+        precision=args.precision,
+        split=split.name,
+    )
+    if run.interrupted:
+        print(
+            f"Stopped after {len(run.history)} epochs; give the same command to go on.",
+            file=sys.stderr,
+        )
+        return 130
+    best = run.history["val_dice"].max()
+    print(
+        f"{args.model}: {count_parameters(run.model):,} parameters, "
+        f"{len(run.history)} epochs in {run.seconds['train']:.0f} s"
+        + (f", validation Dice {best:.4f}" if val else "")
+        + f", threshold {run.threshold:.4f} (from {run.threshold_from}) → {args.out}"
+    )
+    return 0
+
+
+# --- predict ---------------------------------------------------------------------------------
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from tqdm.auto import tqdm
+
+    from retina_lab.datasets import open_dataset, open_split
+    from retina_lab.predict import predict, save_map
+    from retina_lab.train import load_run
+
+    if args.images is not None and args.split is not None:
+        raise CommandError("--split goes with --dataset; a folder given as --images has none")
+    run = load_run(args.run)
+    if args.images is not None:
+        samples = open_dataset(Path(args.images))
+    elif args.split is not None:
+        samples = open_split(args.dataset, args.split).test
+    else:
+        samples = open_dataset(args.dataset)
+    out = Path(args.out)
+    present = [name for name in samples.names if (out / f"{name}.png").exists()]
+    if present and not args.overwrite:
+        raise CommandError(
+            f"{out} already holds {len(present)} of these maps, {present[0]}.png first; "
+            "choose another folder or add --overwrite"
+        )
+    for sample in tqdm(samples, desc="predict", unit="image", total=len(samples)):
+        probability = predict(run, sample, tta=args.tta, window=args.window, device=args.device)
+        save_map(out / f"{sample.name}.png", probability)
+    record = {
+        "model": run.settings["model"],
+        "run": str(args.run),
+        "tta": args.tta,
+        "window": args.window,
+        "threshold": {"value": run.threshold, "from": run.threshold_from},
+    }
+    (out / MAPS_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"{len(samples)} maps of 16 bits → {out}")
+    return 0
+
+
+# --- evaluate --------------------------------------------------------------------------------
+
+
+def _threshold(args: argparse.Namespace, run, samples, maps) -> tuple[float, str]:
+    """The threshold and where it comes from; never from the labels of the images scored."""
+    from retina_lab.evaluate import otsu_threshold
+
+    asked = args.threshold or ("run" if run is not None else "0.5")
+    if asked == "otsu":
+        return otsu_threshold(samples, maps), "Otsu on the maps scored, in the FOV, without labels"
+    if asked == "run":
+        if run is not None:
+            return run.threshold, run.threshold_from
+        record = Path(args.maps) / MAPS_RECORD
+        if not record.exists():
+            raise CommandError(
+                f"--threshold run needs a run: {args.maps} holds no {MAPS_RECORD}, which "
+                "`retina-lab predict` writes beside its maps; give --threshold T or otsu"
+            )
+        threshold = json.loads(record.read_text(encoding="utf-8"))["threshold"]
+        return float(threshold["value"]), threshold["from"]
+    try:
+        value = float(asked)
+    except ValueError:
+        raise CommandError(f"--threshold {asked!r} is not a number, 'otsu' or 'run'") from None
+    if not 0 <= value <= 1:
+        raise CommandError(f"--threshold must lie in [0, 1], not {value}")
+    return value, "given" if args.threshold else "default"
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from retina_lab.datasets import open_dataset, open_split
+    from retina_lab.evaluate import evaluate_maps, load_maps
+    from retina_lab.predict import predict_dataset
+    from retina_lab.train import load_run
+
+    split = open_split(args.dataset, args.split)
+    run = None
+    if args.run is not None:
+        run = load_run(args.run)
+        _warn_of_leak(run, split)
+        maps = predict_dataset(
+            run,
+            split.test,
+            tta=args.tta,
+            window=args.window,
+            device=args.device,
+            progress=True,
+        )
+    else:
+        if args.tta:
+            raise CommandError("--tta is for --run; maps in a folder are scored as they are")
+        others = [name for name in open_dataset(args.dataset).names if name not in split.test]
+        maps = load_maps(args.maps, split.test, others=others)
+    value, source = _threshold(args, run, split.test, maps)
+    report = evaluate_maps(
+        split.test, maps, threshold=value, threshold_from=source, bootstrap=args.bootstrap
+    )
+    print(f"{args.dataset}, split {split.name}, test images")
+    print(report)
+    if args.json is not None:
+        report.to_json(args.json)
+        print(f"→ {args.json}")
+    return 0
+
+
+def _warn_of_leak(run, split) -> None:
+    """Say it loudly when a test image was trained on."""
+    if run.settings["dataset"] != split.test.name:
+        return
+    seen = set(run.settings["train"]) | set(run.settings["val"])
+    leaked = sorted(seen & set(split.test.names))
+    if leaked:
+        raise CommandError(
+            f"the run was trained on {len(leaked)} of these test images, {leaked[0]} first; "
+            "evaluate it on a split whose test images it has not seen"
+        )
+
+
+# --- submit ----------------------------------------------------------------------------------
+
+
+def _submit(args: argparse.Namespace) -> int:
+    """A ZIP for the DRIVE Grand Challenge: ``1.png`` … ``20.png``, 0 and 255, at the top."""
+    from PIL import Image
+
+    from retina_lab.datasets import open_split
+    from retina_lab.metrics import binarise
+    from retina_lab.predict import predict
+    from retina_lab.train import load_run
+
+    out = Path(args.out)
+    if out.exists() and not args.overwrite:
+        raise CommandError(f"{out} exists; choose another name or add --overwrite")
+    run = load_run(args.run)
+    split = open_split("drive", "official")
+    _warn_of_leak(run, split)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".part")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for sample in split.test:
+            vessels = binarise(
+                predict(run, sample, tta=args.tta, device=args.device), run.threshold
+            )
+            picture = io.BytesIO()
+            Image.fromarray(vessels.astype(np.uint8) * 255).save(picture, format="PNG")
+            archive.writestr(f"{int(sample.name.split('_')[0])}.png", picture.getvalue())
+    os.replace(partial, out)
+    print(
+        f"{len(split.test)} maps at threshold {run.threshold:.4f} (from {run.threshold_from}) → "
+        f"{out}\nUpload it at https://drive.grand-challenge.org (registration needed)."
+    )
+    return 0
+
+
+# --- models and doctor -----------------------------------------------------------------------
+
+
+def _models(args: argparse.Namespace) -> int:
+    from retina_lab.models import list_models
+
+    rows = list_models()
+    if args.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    width = max(len(row["name"]) for row in rows)
+    print(f"{'model':{width}}  {'trainable':>12}  {'in all':>12}  source")
+    for row in rows:
+        print(
+            f"{row['name']:{width}}  {row['trainable_parameters']:>12,}  "
+            f"{row['total_parameters']:>12,}  {row['source']}"
+        )
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    """Print what this machine has and what is missing; 1 if something needed is missing."""
+    problems: list[str] = []
+
+    def line(name: str, value: object, problem: str = "") -> None:
+        print(f"{'✗' if problem else '✓'} {name:18} {value}")
+        if problem:
+            problems.append(problem)
+
+    version = platform.python_version()
+    old = sys.version_info < (3, 11)
+    line("Python", version, "Python 3.11 or newer is needed" if old else "")
+    line("retina-lab", __version__)
+    for requirement in importlib.metadata.requires("retina-lab") or []:
+        name = requirement.split(";")[0].split(">")[0].split("<")[0].split("=")[0].strip()
+        optional = "extra ==" in requirement
+        try:
+            line(name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            extra = requirement.rsplit("extra ==", 1)[-1].strip(" '\"")
+            if optional:
+                print(f"· {name:18} not installed (only for the {extra} extra)")
+            else:
+                line(name, "missing", f"install {name}: python -m pip install {name!r}")
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        from retina_lab.predict import pick_device
+        from retina_lab.train import choose_precision
+
+        device = pick_device()
+        line("cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()} threads")
+        line("device", torch.cuda.get_device_name() if device.type == "cuda" else device.type)
+        line("precision", choose_precision(device.type))
+    free = shutil.disk_usage(".").free / 2**30
+    line("free disk", f"{free:.1f} GiB", "less than 1 GiB of disk is free" if free < 1 else "")
+    from retina_lab.datasets import list_datasets, open_dataset
+
+    for name in list_datasets():
+        try:
+            dataset = open_dataset(name)
+            line(name, f"{len(dataset)} images")
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            print(f"· {name:18} {reason}")
+    for problem in problems:
+        print(f"To mend: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+# --- the parser ------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``retina-lab``."""
+    from retina_lab.augment import POLICIES
+    from retina_lab.datasets import download
+    from retina_lab.preprocess import NORMALISATIONS
+
+    parser = argparse.ArgumentParser(
+        prog="retina-lab",
+        description="Retinal vessel segmentation: data, training, prediction, evaluation.",
+    )
+    parser.add_argument("--version", action="version", version=f"retina-lab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    inference = argparse.ArgumentParser(add_help=False, parents=[device])
+    inference.add_argument("--tta", action="store_true", help="average over the four flips")
+    inference.add_argument(
+        "--window", type=int, help="side of a sliding window in pixels; default: whole image"
+    )
+
+    download.add_cli(commands)
+
+    train = commands.add_parser("train", parents=[device], help="train a network")
+    train.add_argument("--dataset", required=True, help="a dataset's name or a folder of images")
+    train.add_argument("--split", help="default: the dataset's first split")
+    train.add_argument("--model", default="small-unet", help="see: retina-lab models")
+    length = train.add_mutually_exclusive_group(required=True)
+    length.add_argument("--budget", help="wall time, such as 60s, 5m, 1.5h")
+    length.add_argument("--epochs", type=int)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--out", required=True, help="folder of the run; continued if it is there")
+    train.add_argument(
+        "--val", type=int, default=2, help="training images kept for validation (default 2)"
+    )
+    train.add_argument("--loss", default="bce + dice", help='such as "bce + dice + 0.5 cldice"')
+    train.add_argument("--augmentation", default="light", choices=POLICIES)
+    train.add_argument("--normalisation", default="local", choices=NORMALISATIONS)
+    train.add_argument("--crop", type=int, default=192, help="side in pixels; 0: whole images")
+    train.add_argument("--batch-size", type=int, default=4)
+    train.add_argument("--lr", type=float, default=4e-3)
+    train.add_argument("--devices", type=int, default=1, help="processes, one device each")
+    train.add_argument("--precision", default="auto", help="such as 32-true or bf16-mixed")
+    train.set_defaults(run_command=_train)
+
+    predict = commands.add_parser("predict", parents=[inference], help="write probability maps")
+    predict.add_argument("--run", required=True, help="folder of a run")
+    what = predict.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dataset", help="every image of a dataset")
+    what.add_argument("--images", help="every image of a folder")
+    predict.add_argument("--split", help="only this split's test images")
+    predict.add_argument("--out", required=True, help="folder for the 16-bit PNG maps")
+    predict.add_argument("--overwrite", action="store_true")
+    predict.set_defaults(run_command=_predict)
+
+    evaluate = commands.add_parser("evaluate", parents=[inference], help="score a run or maps")
+    scored = evaluate.add_mutually_exclusive_group(required=True)
+    scored.add_argument("--run", help="folder of a run")
+    scored.add_argument("--maps", help="folder of probability maps by any method")
+    evaluate.add_argument("--dataset", required=True)
+    evaluate.add_argument("--split", help="default: the dataset's first split")
+    evaluate.add_argument(
+        "--threshold", help="a number, 'otsu' or 'run'; default: run's, .5 for maps"
+    )
+    evaluate.add_argument("--json", help="file for all figures")
+    evaluate.add_argument("--bootstrap", type=int, default=1000, help="resamples; 0: no intervals")
+    evaluate.set_defaults(run_command=_evaluate)
+
+    submit = commands.add_parser(
+        "submit", parents=[device], help="write a DRIVE Grand Challenge submission"
+    )
+    submit.add_argument("--run", required=True)
+    submit.add_argument("--out", required=True, help="the ZIP file")
+    submit.add_argument("--tta", action="store_true", help="average over the four flips")
+    submit.add_argument("--overwrite", action="store_true")
+    submit.set_defaults(run_command=_submit)
+
+    models = commands.add_parser("models", help="list the networks and their parameters")
+    models.add_argument("--json", action="store_true")
+    models.set_defaults(run_command=_models)
+
+    doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
+    doctor.set_defaults(run_command=_doctor)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0: done; 1: it could not be done, the reason is on standard error; 2: the command line is
+    wrong; 130: interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A Windows console may not speak UTF-8; better a question mark than a crash.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    args = build_parser().parse_args(argv)
+    warnings.formatwarning = lambda message, *_, **__: f"retina-lab: warning: {message}\n"
+    from retina_lab.train import TrainingError
+
+    try:
+        return args.run_command(args) or 0
+    except KeyboardInterrupt:
+        print("retina-lab: interrupted", file=sys.stderr)
+        return 130
+    except (CommandError, TrainingError, ValueError, OSError) as error:
+        print(f"retina-lab: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

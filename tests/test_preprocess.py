@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from retina_lab.datasets import FundusSample
+from retina_lab.preprocess import normalise, to_batch
+
+
+def sample(height=4, width=5, vessels=True):
+    image = np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+    fov = np.ones((height, width), bool)
+    return FundusSample("made", image, fov, vessels=fov.copy() if vessels else None)
+
+
+def test_to_batch_shapes_and_values():
+    batch = to_batch([sample(), sample()])
+    assert batch["image"].shape == (2, 3, 4, 5)
+    assert batch["image"][0, :, 0, 0].tolist() == pytest.approx([0, 1 / 255, 2 / 255])
+    assert batch["fov"].shape == batch["vessels"].shape == (2, 1, 4, 5)
+    assert "vessels" not in to_batch([sample(), sample(vessels=False)])
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [([], "at least one"), ([sample(4, 5), sample(5, 4)], "different sizes")],
+)
+def test_to_batch_refuses(samples, message):
+    with pytest.raises(ValueError, match=message):
+        to_batch(samples)
+
+
+def test_local_normalisation_agrees_with_scipy():
+    """Box mean and deviation over the field only, by scipy's uniform filter."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 40, 50, generator=generator)
+    fov = torch.zeros(1, 1, 40, 50)
+    fov[..., 5:35, 8:45] = 1
+    ours = normalise(image, fov, "local", window=9)[0].numpy()
+    inside = fov[0, 0].numpy().astype(np.float64)
+
+    def box(values):
+        return ndimage.uniform_filter(values, 9, mode="constant") * 81
+
+    for channel, plane in enumerate(image[0].double().numpy()):
+        count = box(inside)
+        mean = box(plane * inside) / np.maximum(count, 1)
+        deviation = np.sqrt(np.maximum(box(plane**2 * inside) / np.maximum(count, 1) - mean**2, 0))
+        expected = (plane - mean) / np.maximum(deviation, 0.01) * inside
+        assert ours[channel] == pytest.approx(expected, abs=2e-3)
+
+
+def test_black_border_does_not_bend_the_rim():
+    """A field that is flat comes out flat up to its very edge."""
+    fov = torch.zeros(1, 1, 64, 64)
+    fov[..., 16:48, 16:48] = 1
+    image = 0.6 * fov.expand(1, 3, 64, 64)
+    assert normalise(image, fov, "local").abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("method", ["local", "zscore"])
+def test_brightness_and_contrast_of_the_camera_drop_out(method):
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    fov = torch.ones(2, 1, 64, 64)
+    other_camera = 0.5 * image + 0.2
+    assert torch.allclose(
+        normalise(image, fov, method), normalise(other_camera, fov, method), atol=1e-3
+    )
+
+
+def test_zscore_has_mean_zero_and_deviation_one_in_the_field():
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    fov = torch.zeros(1, 1, 32, 32)
+    fov[..., :20] = 1
+    values = normalise(image, fov, "zscore")[..., :20]
+    assert values.mean((2, 3))[0].tolist() == pytest.approx([0, 0, 0], abs=1e-5)
+    assert values.std((2, 3), correction=0)[0].tolist() == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+def test_none_only_clears_the_outside():
+    image = torch.rand(1, 3, 8, 8)
+    fov = torch.zeros(1, 1, 8, 8)
+    fov[..., :4] = 1
+    assert torch.equal(normalise(image, fov, "none"), image * fov)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"method": "histogram"}, "histogram"),
+        ({"window": 30}, "odd"),
+        ({"window": 1}, "at least 3"),
+    ],
+)
+def test_normalise_refuses(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        normalise(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8), **keywords)
+
+
+def test_an_empty_field_gives_zeros_not_nan():
+    out = normalise(torch.rand(1, 3, 40, 40), torch.zeros(1, 1, 40, 40), "local")
+    assert torch.equal(out, torch.zeros_like(out))

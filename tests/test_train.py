@@ -1,0 +1,389 @@
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn as nn
+from safetensors.torch import load_file
+
+from retina_lab.augment import Augmentation
+from retina_lab.datasets.layouts import Entry, FundusDataset
+from retina_lab.models import build_model
+from retina_lab.train import (
+    CropSampler,
+    TrainingError,
+    choose_precision,
+    fit,
+    hold_out,
+    load_run,
+    parse_budget,
+    validation_dice,
+)
+from tests.conftest import made_sample
+
+QUICK = {"crop": 32, "batch_size": 2, "progress": False, "threshold": False, "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("60s", 60), ("5m", 300), ("1.5h", 5400), ("90", 90), (90, 90), (" 2 M ", 120), (".5m", 30)],
+)
+def test_budgets(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "5 parsecs", "-5m", "0s", 0, math.inf, math.nan, "5mm"]
+)
+def test_unreadable_budgets(text):
+    with pytest.raises(ValueError, match="budget"):
+        parse_budget(text)
+
+
+def dataset(*subjects):
+    entries = [
+        Entry(f"{subject}_{i}", subject, lambda i=i: made_sample(i))
+        for i, subject in enumerate(subjects)
+    ]
+    return FundusDataset("made", entries)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "count", "kept"),
+    [
+        ("abcdef", 2, ["b_1", "e_4"]),
+        ("abcdef", 0, None),
+        ("aabbccdd", 2, ["c_4", "c_5"]),
+        ("aabbccdd", 3, ["b_2", "b_3", "d_6", "d_7"]),
+    ],
+)
+def test_hold_out_keeps_persons_together(subjects, count, kept):
+    train, val = hold_out(dataset(*subjects), count)
+    assert (val and val.names) == kept
+    if val:
+        assert not set(train.subjects) & set(val.subjects)
+        assert sorted(train.names + val.names) == sorted(dataset(*subjects).names)
+
+
+@pytest.mark.parametrize(("count", "message"), [(6, "leave none"), (-1, "negative")])
+def test_hold_out_refuses(count, message):
+    with pytest.raises(ValueError, match=message):
+        hold_out(dataset(*"abcdef"), count)
+
+
+# --- the sampler -----------------------------------------------------------------------------
+
+
+def sampler(samples, **keywords):
+    settings = {
+        "crop": 32,
+        "batch_size": 2,
+        "augmentation": Augmentation.light(),
+        "normalisation": "local",
+        "seed": 0,
+    }
+    return CropSampler(samples, **{**settings, **keywords})
+
+
+def test_a_batch_is_a_function_of_seed_and_step(made_samples):
+    first, second = sampler(made_samples), sampler(made_samples)
+    first.batch(0), first.batch(1)
+    assert torch.equal(first.batch(5)["image"], second.batch(5)["image"])
+    assert not torch.equal(first.batch(5)["image"], first.batch(6)["image"])
+    other = sampler(made_samples, seed=1)
+    assert not torch.equal(first.batch(5)["image"], other.batch(5)["image"])
+
+
+def test_an_epoch_shows_every_image_once(made_samples):
+    source = sampler(made_samples)
+    for epoch in range(3):
+        shown = [i for step in range(2) for i in source._order(2 * epoch + step)]
+        assert sorted(shown) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("policy", ["none", "light", "standard", "strong"])
+@pytest.mark.parametrize("crop", [16, 48, 100, None])
+def test_batches_of_every_policy_and_size(made_samples, policy, crop):
+    source = sampler(made_samples, crop=crop, augmentation=getattr(Augmentation, policy)())
+    batch = source.batch(3)
+    side = {None: (48, 56)}.get(crop, (crop, crop))
+    if policy != "none" and crop is None:
+        side = tuple(batch["image"].shape[2:])  # a quarter turn of a rectangle may be refitted
+    assert batch["image"].shape == (2, 3, *side)
+    for name in ("vessels", "fov"):
+        assert batch[name].shape == (2, 1, *side)
+        assert set(batch[name].unique().tolist()) <= {0.0, 1.0}
+    assert torch.isfinite(batch["image"]).all()
+    assert (batch["image"] * (1 - batch["fov"])).abs().max() == 0
+
+
+def test_crops_stay_aligned(made_samples):
+    """Vessels are darker than their surroundings wherever they are cut."""
+    batch = sampler(made_samples, crop=40).batch(0)
+    green, vessels = batch["image"][:, 1:2], batch["vessels"].bool()
+    background = (batch["fov"] > 0) & ~vessels
+    assert green[vessels].mean() < green[background].mean() - 1
+
+
+def test_unlabelled_and_empty_are_named(made_samples):
+    unlabelled = replace(made_samples[0], vessels=None)
+    with pytest.raises(TrainingError, match="made_0 has no vessel labels"):
+        sampler([unlabelled])
+    blind = replace(made_samples[1], fov=np.zeros_like(made_samples[1].fov))
+    with pytest.raises(TrainingError, match="made_1: the field of view is empty"):
+        sampler([blind])
+    with pytest.raises(TrainingError, match="no training images"):
+        sampler([])
+
+
+# --- fit -------------------------------------------------------------------------------------
+
+
+def test_it_learns(made_samples):
+    run = fit(
+        "tiny-unet", made_samples, [made_sample(9)], epochs=120, lr=1e-2, **{**QUICK, "crop": 48}
+    )
+    assert run.history["loss"].iloc[-1] < 0.5 * run.history["loss"].iloc[0]
+    assert run.history["val_dice"].max() > 0.8
+    dice = validation_dice(run.model, [made_sample(9)], "local")
+    assert dice == pytest.approx(run.history["val_dice"].max(), abs=1e-3)
+    assert not run.model.training
+
+
+def test_what_lies_in_the_folder(made_samples, tmp_path):
+    run = fit("tiny-unet", made_samples[:3], made_samples[3:], epochs=2, out=tmp_path / "run",
+              **{**QUICK, "threshold": True})  # fmt: skip
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["settings"]["model"] == "tiny-unet"
+    assert record["settings"]["train"] == ["made_0", "made_1", "made_2"]
+    assert record["threshold"] == {
+        "value": run.threshold,
+        "from": "3 training and 1 validation images",
+    }
+    assert 0 < run.threshold <= 1
+    assert {"torch", "python", "retina_lab"} <= set(record["versions"])
+    assert set(record["seconds"]) == {"train", "threshold"}
+    history = pd.read_csv(tmp_path / "run/history.csv")
+    assert history["epoch"].tolist() == [1, 2]
+    again = load_run(tmp_path / "run")
+    x = torch.randn(1, 3, 20, 20)
+    assert torch.equal(again.model(x), run.model(x))
+    assert again.threshold == run.threshold
+
+
+@pytest.mark.parametrize("stop_at", [1, 2])
+def test_interrupted_equals_uninterrupted(made_samples, tmp_path, stop_at):
+    """Bit for bit: weights, history and the optimiser's memory."""
+    settings = {"epochs": 4, "seed": 3, "augmentation": "strong", **QUICK}
+    whole = fit("tiny-unet", made_samples[:3], made_samples[3:], out=tmp_path / "whole", **settings)
+
+    calls = []
+
+    def stop(model, row):
+        calls.append(row)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+
+    part = fit(
+        "tiny-unet", made_samples[:3], made_samples[3:], out=tmp_path / "part", callback=stop,
+        **settings,
+    )  # fmt: skip
+    assert part.interrupted
+    assert len(part.history) == stop_at < 4
+    rest = fit("tiny-unet", made_samples[:3], made_samples[3:], out=tmp_path / "part", **settings)
+    assert not rest.interrupted
+    for name in ("weights", "last"):
+        one = load_file(tmp_path / f"whole/{name}.safetensors")
+        other = load_file(tmp_path / f"part/{name}.safetensors")
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    same = ["epoch", "step", "loss", "lr", "val_dice"]
+    pd.testing.assert_frame_equal(whole.history[same], rest.history[same], check_exact=True)
+
+
+def test_seed_decides(made_samples):
+    one, two = (fit("tiny-unet", made_samples, epochs=1, seed=5, **QUICK) for _ in range(2))
+    other = fit("tiny-unet", made_samples, epochs=1, seed=6, **QUICK)
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(one.model(x), two.model(x))
+    assert not torch.equal(one.model(x), other.model(x))
+
+
+def test_a_finished_run_is_returned_and_not_repeated(made_samples, tmp_path):
+    fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    before = (tmp_path / "weights.safetensors").stat().st_mtime_ns
+    run = fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    assert len(run.history) == 1
+    assert (tmp_path / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_run_in_the_folder_is_left_alone(made_samples, tmp_path):
+    fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(TrainingError, match="seed: 0 there, 1 now"):
+        fit("tiny-unet", made_samples, epochs=1, seed=1, out=tmp_path, **QUICK)
+    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+
+def test_a_broken_checkpoint_is_named(made_samples, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be read"):
+        fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+
+
+class Explosive(nn.Module):
+    """A network whose logits turn NaN at its third call."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 1, 1)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.convolution(x) * (math.nan if self.calls >= 3 else 1)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_an_explanation(made_samples, tmp_path):
+    with pytest.raises(TrainingError, match=r"step 2 is not finite.*logits.*learning rate"):
+        fit(Explosive(), made_samples, epochs=5, out=tmp_path, **QUICK)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
+    assert saved["state"]["step"] == 2
+
+
+def test_a_budget_ends_and_the_rate_falls_to_its_end(made_samples):
+    run = fit("tiny-unet", made_samples, budget="2s", **QUICK)
+    assert run.history["lr"].is_monotonic_decreasing
+    assert run.history["lr"].iloc[-1] < 0.2 * 4e-3
+    assert run.settings["budget_seconds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({}, "either epochs or a budget"),
+        ({"epochs": 1, "budget": "1s"}, "either epochs or a budget"),
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size"),
+        ({"epochs": 1, "lr": -1}, "lr"),
+        ({"epochs": 1, "seed": -1}, "seed"),
+        ({"epochs": 1, "loss": "mse"}, "mse"),
+        ({"epochs": 1, "augmentation": "wild"}, "wild"),
+        ({"epochs": 1, "checks": 0}, "checks"),
+    ],
+)
+def test_absurd_settings_are_named(made_samples, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        fit("tiny-unet", made_samples, **{**QUICK, **keywords})
+
+
+def test_load_run_names_what_is_missing(made_samples, tmp_path):
+    with pytest.raises(TrainingError, match=r"run\.json is missing"):
+        load_run(tmp_path)
+    fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    (tmp_path / "weights.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_run(tmp_path)
+
+
+def test_a_network_without_a_name_needs_its_architecture(made_samples, tmp_path):
+    model = nn.Conv2d(3, 1, 3, padding=1)
+    fit(model, made_samples, epochs=1, out=tmp_path, **QUICK)
+    with pytest.raises(TrainingError, match="pass it"):
+        load_run(tmp_path)
+    again = load_run(tmp_path, nn.Conv2d(3, 1, 3, padding=1))
+    assert torch.equal(again.model.weight, model.weight)
+
+
+def test_bf16_only_where_the_processor_has_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert choose_precision("cpu") == "32-true"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert choose_precision("cpu") == "bf16-mixed"
+    assert choose_precision("mps") == "32-true"
+
+
+def test_it_trains_in_bf16(made_samples):
+    run = fit("tiny-unet", made_samples, epochs=2, precision="bf16-mixed", **QUICK)
+    assert np.isfinite(run.history["loss"]).all()
+    assert next(run.model.parameters()).dtype == torch.float32
+
+
+# --- two processes ---------------------------------------------------------------------------
+
+TWO = """
+import sys, torch
+sys.path[:0] = {path!r}
+from lightning_fabric import Fabric
+from tests.conftest import made_sample
+from retina_lab.augment import Augmentation
+from retina_lab.losses import build_loss
+from retina_lab.models import build_model
+from retina_lab.train import CropSampler, fit
+
+if __name__ == "__main__":
+    devices = int(sys.argv[1])
+    samples = [made_sample(seed) for seed in range(4)]
+    fabric = Fabric(accelerator="cpu", devices=devices)
+    fabric.launch()
+    torch.manual_seed(0)
+    # Batch statistics differ between half a batch and a whole one, so they are frozen here.
+    model = fabric.setup(build_model("tiny-unet").eval())
+    source = CropSampler(samples, 32, 4, Augmentation.standard(), "local", 0)
+    batch = source.batch(7)
+    mine = slice(fabric.global_rank, None, fabric.world_size)
+    loss = build_loss("bce + dice + cldice + focal")
+    fabric.backward(loss(model(batch["image"][mine]), batch["vessels"][mine], batch["fov"][mine]))
+    if fabric.global_rank == 0:
+        torch.save({{k: p.grad for k, p in model.module.named_parameters()}}, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradient_of_the_joint_batch(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(path=sys.path))
+    for devices in (1, 2):
+        subprocess.run(
+            [sys.executable, str(script), str(devices), str(tmp_path / f"{devices}.pt")],
+            check=True, timeout=240, capture_output=True,
+        )  # fmt: skip
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-6, rtol=1e-4), name
+    assert max(gradient.abs().max() for gradient in one.values()) > 1e-3
+
+
+@pytest.mark.slow
+def test_fit_runs_in_two_processes(tmp_path):
+    script = tmp_path / "fit_two.py"
+    script.write_text(
+        f"import sys\nsys.path[:0] = {sys.path!r}\n"
+        "from tests.conftest import made_sample\nfrom retina_lab.train import fit\n"
+        "if __name__ == '__main__':\n"
+        "    fit('tiny-unet', [made_sample(i) for i in range(4)], [made_sample(5)], budget='4s',\n"
+        "        crop=32, devices=2, device='cpu', progress=False, out=sys.argv[1])\n"
+    )
+    subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "run")],
+        check=True, timeout=240, capture_output=True,
+    )  # fmt: skip
+    run = load_run(tmp_path / "run")
+    assert len(run.history) > 1
+    assert 0 < run.threshold <= 1
+
+
+def test_build_model_and_fit_start_from_the_same_weights(made_samples):
+    """A module handed over is trained as it is, not rebuilt."""
+    torch.manual_seed(0)
+    model = build_model("tiny-unet")
+    before = model.head.weight.detach().clone()
+    run = fit(model, made_samples, epochs=1, lr=1e-8, weight_decay=0, **QUICK)
+    assert torch.allclose(run.model.head.weight, before, atol=1e-6)
