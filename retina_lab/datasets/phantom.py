@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -385,12 +386,14 @@ class _Forest:
         self.rng = rng
         self.centre = centre
         self.field_radius = field_radius
+        # Vessels end just outside the field, but the disc they come from may lie further out.
+        self.reach = max(1.04 * field_radius, np.hypot(*centre) + 1.5)
         self.disc_radius = disc_radius
         self.tortuosity = tortuosity
         self.branches: list[_Branch] = []
         self.outside: dict[int, int] = {}  # superior, inferior: which kind runs outside
         self.places = self._candidate_places()
-        cells = int(np.ceil(2.4 * field_radius / _CELL)) + 1
+        cells = int(np.ceil(2.3 * self.reach / _CELL)) + 1
         # per kind: distance of each place to the nearest vessel; which cells are taken; and
         # all points as rows x, y, direction x, direction y, branch, index, free
         self.distance = {k: np.full(len(self.places), np.inf) for k in (ARTERY, VEIN)}
@@ -467,7 +470,7 @@ class _Forest:
 
     def _inside(self, points: np.ndarray) -> tuple[np.ndarray, bool]:
         """The part of a line up to where it leaves the field; whether it does."""
-        outside = np.hypot(*(points - self.centre).T) > 1.04 * self.field_radius
+        outside = np.hypot(*(points - self.centre).T) > self.reach
         if not outside.any():
             return points, False
         return points[: int(outside.argmax())], True
@@ -495,15 +498,15 @@ class _Forest:
         columns = (points, direction, np.full(len(points), number)[:, None], index[:, None])
         rows = np.hstack([*columns, free[:, None]])
         self.nodes[kind] = np.vstack([self.nodes[kind], rows])
-        apart = np.hypot(
-            self.places[:, :1] - points[None, ::2, 0], self.places[:, 1:] - points[None, ::2, 1]
-        )
-        np.minimum(self.distance[kind], apart.min(1), out=self.distance[kind])
+        # The grid of places is coarse, so every third point will do.
+        apart = self.places[:, None] - points[None, ::3]
+        nearest = np.sqrt(np.einsum("pqi,pqi->pq", apart, apart).min(1))
+        np.minimum(self.distance[kind], nearest, out=self.distance[kind])
         row, column = self._cells(points)
         self.taken[kind][row, column] = True
 
     def _cells(self, points) -> tuple[np.ndarray, np.ndarray]:
-        cells = ((points - self.centre + 1.2 * self.field_radius) / _CELL).astype(int)
+        cells = ((points - self.centre + 1.15 * self.reach) / _CELL).astype(int)
         cells = np.clip(cells, 0, self.taken[ARTERY].shape[0] - 1)
         return cells[:, 1], cells[:, 0]
 
@@ -696,20 +699,26 @@ class CentreLine(NamedTuple):
 
 
 def _centre_line(segments: Sequence[VesselSegment], projection: Projection) -> CentreLine:
-    """Interpolate segments to a spacing of about half a pixel."""
-    pieces = []
-    for number, segment in enumerate(segments):
-        points = projection.to_pixels(segment.points)
-        radii = segment.radii * projection.pixels_per_mm
-        arc = np.r_[0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-        even = np.linspace(0, arc[-1], int(np.ceil(arc[-1] / 0.6)) + 2)
-        columns = [np.interp(even, arc, values) for values in (*points.T, radii)]
-        columns.append(np.full(len(even), number))
-        piece = np.stack(columns, 1)
-        direction = _unit(np.gradient(piece[:, :2], axis=0))
-        pieces.append(np.hstack([piece, direction]))
-    rows = np.vstack(pieces) if pieces else np.empty((0, 6))
-    return CentreLine(rows[:, :2], rows[:, 4:], rows[:, 2], rows[:, 3].astype(int))
+    """Put a point on the segments about every half pixel."""
+    if not segments:
+        return CentreLine(np.empty((0, 2)), np.empty((0, 2)), np.empty(0), np.empty(0, int))
+    points = projection.to_pixels(np.vstack([segment.points for segment in segments]))
+    radii = np.concatenate([segment.radii for segment in segments]) * projection.pixels_per_mm
+    owner = np.repeat(np.arange(len(segments)), [len(segment.points) for segment in segments])
+    first = np.flatnonzero(owner[:-1] == owner[1:])  # edges, not from one segment to the next
+    along = points[first + 1] - points[first]
+    count = np.ceil(np.hypot(*along.T) / 0.6).astype(int) + 1
+    edge = np.repeat(np.arange(len(first)), count)
+    # 0, 1, 2 … within each edge
+    rank = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
+    t = rank / count[edge]
+    start = first[edge]
+    return CentreLine(
+        points[start] + t[:, None] * along[edge],
+        _unit(along)[edge],
+        radii[start] * (1 - t) + radii[start + 1] * t,
+        owner[start],
+    )
 
 
 def _around(line: CentreLine, reach: np.ndarray, size: int):
@@ -728,13 +737,14 @@ def _around(line: CentreLine, reach: np.ndarray, size: int):
         if not len(which):
             continue
         offset = np.arange(-half_size, half_size + 1)
-        offsets = np.stack(np.meshgrid(offset, offset), -1).reshape(1, -1, 2)
+        offsets = np.stack(np.meshgrid(offset, offset), -1).reshape(-1, 2)
+        offsets = offsets[np.hypot(*offsets.T) < half_size + 0.5]
         pixel = np.rint(line.points[which]).astype(int)[:, None] + offsets
-        apart = (pixel - line.points[which][:, None]).astype(np.float32)
-        direction = line.directions[which][:, None].astype(np.float32)
-        along = np.abs((apart * direction).sum(-1))
-        across = np.abs(apart[..., 0] * direction[..., 1] - apart[..., 1] * direction[..., 0])
-        keep = ((pixel >= 0) & (pixel < size)).all(-1) & (along < 0.9)
+        apart_x, apart_y = np.moveaxis(pixel - line.points[which][:, None], -1, 0)
+        ahead_x, ahead_y = line.directions[which].T[..., None]
+        along = np.abs(apart_x * ahead_x + apart_y * ahead_y)
+        across = np.abs(apart_x * ahead_y - apart_y * ahead_x)
+        keep = (along < 0.9) & (pixel.min(-1) >= 0) & (pixel.max(-1) < size)
         row, _ = np.nonzero(keep)
         flat = pixel[..., 1][keep] * size + pixel[..., 0][keep]
         yield which[row], flat, across[keep]
@@ -764,7 +774,7 @@ def draw_vessels(segments: Sequence[VesselSegment], projection: Projection) -> V
     reflex = np.zeros(size * size, np.float32)
     mask = np.zeros(size * size, bool)
     line = _centre_line(segments, projection)
-    drawn = np.maximum(line.radii, 0.75)
+    drawn = np.maximum(line.radii, 0.9)
     for which, flat, across in _around(line, drawn + 0.6, size):
         radius, wide = line.radii[which], drawn[which]
         blood = np.sqrt(np.maximum(wide**2 - across**2, 0)) * (2 / scale) * (radius / wide) ** 2
@@ -929,11 +939,20 @@ def _paint_retina(seed: int, parameters: PhantomParameters, projection: Projecti
     fibres = _fibres(seed, projection, x, y)
     effect += parameters.nerve_fibres * fibres[..., None] * _FIBRE_RGB
     image = _fundus_colour(parameters) * np.exp(effect)
-    return _paint_disc(image, seed, parameters, x, y)
+    reach = 1.4 * parameters.disc_diameter
+    near = np.s_[np.abs(y[:, 0]) < reach, np.abs(x[0]) < reach]
+    rows, columns = (np.flatnonzero(inside) for inside in near)
+    if len(rows) and len(columns):
+        near = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        _paint_disc(image[near], seed, parameters, x[near], y[near])
+    return image
 
 
-def _paint_disc(image, seed, parameters, x, y) -> np.ndarray:
-    """Add the optic disc: rim, cup, the halo and often a crescent around it."""
+def _paint_disc(image, seed, parameters, x, y) -> None:
+    """Add the optic disc: rim, cup, the halo and often a crescent around it.
+
+    Changes ``image``, a window of the retina around the disc; x and y are its mm.
+    """
     rng = _stream(seed, "disc")
     radius = parameters.disc_diameter / 2
     narrow, tilt = rng.uniform(0.86, 0.97), rng.normal(0, 0.25)
@@ -958,21 +977,22 @@ def _paint_disc(image, seed, parameters, x, y) -> np.ndarray:
     # The rim is thicker, and redder, on the nasal side.
     tissue = tissue * (1 - 0.10 * np.clip(-x / radius, -1, 1))[..., None]
     colour = tissue + cup[..., None] * (pit - tissue)
-    image = image * np.exp(halo + crescent)[..., None]
-    return (image + disc[..., None] * (colour - image)).astype(np.float32)
+    image *= np.exp(halo + crescent)[..., None]
+    image += disc[..., None] * (colour - image)
 
 
 def _add_blood(image, maps: dict[int, VesselMaps], parameters: PhantomParameters) -> np.ndarray:
     """Let light pass twice through the vessels (Beer and Lambert), and shine back from them."""
+    image = image.copy()
     for kind in (VEIN, ARTERY):
-        depth = maps[kind].depth
-        taken = 1 - np.exp(-depth / _BLOOD_DEPTH)
+        vessel = maps[kind].depth > 0
+        taken = 1 - np.exp(-maps[kind].depth[vessel] / _BLOOD_DEPTH)
         loss = parameters.vessel_contrast * _BLOOD_RGB[kind]
-        image = image * np.exp(-taken[..., None] * loss)
         # Arteries, with their thicker walls, shine more.
         shine = (0.30 if kind == ARTERY else 0.16) * parameters.central_reflex
-        image = image * (1 + shine * maps[kind].reflex[..., None] * (0.7, 1.0, 0.9))
-    return image.astype(np.float32)
+        shine = 1 + shine * maps[kind].reflex[vessel][:, None] * (0.7, 1.0, 0.9)
+        image[vessel] *= np.exp(-taken[:, None] * loss) * shine
+    return image
 
 
 # --------------------------------------------------------------------------------------------
@@ -1106,12 +1126,12 @@ def _illuminate(image, seed, parameters, inside) -> np.ndarray:
     r = np.hypot(x, y) / FIELD_FILL
     shade = parameters.illumination * uneven - parameters.vignetting * (0.5 * r**2 + 0.25 * r**6)
     # Less light is also redder: it comes from deeper.
-    image = image * np.exp(shade[..., None] * (0.9, 1.15, 1.15))
+    image = image * np.exp(shade[..., None] * np.array([0.9, 1.15, 1.15], np.float32))
     # A crescent of stray light on one side, and a thin line all around.
     side = rng.uniform(0, 2 * np.pi)
     crescent = np.clip((x * np.cos(side) + y * np.sin(side)) / FIELD_FILL, 0, 1) ** 3
     glow = crescent * np.exp(-inside / rng.uniform(0.04, 0.3)) + 0.3 * np.exp(-inside / 0.012)
-    tint = rng.uniform((10, 5, 0), (60, 60, 70))
+    tint = rng.uniform((10, 5, 0), (60, 60, 70)).astype(np.float32)
     return image + parameters.border_glow * glow[..., None] * tint
 
 
@@ -1174,16 +1194,28 @@ def make_projection(parameters: PhantomParameters, size: int) -> Projection:
 
 def make_tree(seed: int, parameters: PhantomParameters) -> list[VesselSegment]:
     """The vessel trees of a phantom whose parameters are all drawn, see :func:`grow_vessels`."""
-    return grow_vessels(
-        _stream(seed, "vessels"),
-        centre=FOVEA * parameters.centring,
-        field_radius=parameters.field_degrees * MM_PER_DEGREE / 2,
-        disc_radius=parameters.disc_diameter / 2,
-        vein_width=parameters.vein_width,
-        artery_vein_ratio=parameters.artery_vein_ratio,
-        tortuosity=parameters.tortuosity,
-        spacing=parameters.vessel_spacing,
+    return list(
+        _grown(
+            int(seed),
+            centring=parameters.centring,
+            field_radius=parameters.field_degrees * MM_PER_DEGREE / 2,
+            disc_radius=parameters.disc_diameter / 2,
+            vein_width=parameters.vein_width,
+            artery_vein_ratio=parameters.artery_vein_ratio,
+            tortuosity=parameters.tortuosity,
+            spacing=parameters.vessel_spacing,
+        )
     )
+
+
+# Growing is half of the work, and most sliders of an explorer leave the tree alone.
+@lru_cache(maxsize=16)
+def _grown(seed: int, *, centring: float, **anatomy: float) -> tuple[VesselSegment, ...]:
+    segments = grow_vessels(_stream(seed, "vessels"), centre=FOVEA * centring, **anatomy)
+    for segment in segments:  # shared, so nobody may change them
+        segment.points.setflags(write=False)
+        segment.radii.setflags(write=False)
+    return tuple(segments)
 
 
 def make_phantom(
