@@ -1,4 +1,4 @@
-"""``python -m retina_lab.course run | check | form | book | lab``."""
+"""``python -m retina_lab.course run | check | form | book | test | lab``."""
 
 import argparse
 import os
@@ -115,6 +115,37 @@ def _book(options: argparse.Namespace) -> int:
     return 0
 
 
+def _test(options: argparse.Namespace) -> int:
+    """Check style and template, then run nbval and pytest in one go: one closing line."""
+    root = project_root()
+    environment = dict(
+        os.environ,
+        RETINA_LAB_PROFILE="smoke",
+        RETINA_LAB_DATASET="phantom",  # the committed outputs are those of phantoms
+        OMP_NUM_THREADS="1",  # two workers, one thread each: threads of two trainings would spin
+    )
+    environment.pop("RETINA_LAB_STATIC", None)
+    if data_root():
+        environment["RETINA_LAB_DATA"] = data_root()  # kernels run in notebooks/
+    python = [sys.executable, "-m"]
+    pytest = [*python, "pytest", "-n", "2", "--dist", "loadfile"]
+    pytest += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300"]
+    commands = {
+        "ruff check": [*python, "ruff", "check", "."],
+        "ruff format": [*python, "ruff", "format", "--check", "."],
+        "the notebooks' template": [*python, "retina_lab.course", "check"],
+        "pytest": [*pytest, *(options.arguments or ["notebooks", "tests"])],
+    }
+    failed = []
+    for name, command in commands.items():
+        print(f"== {name}", flush=True)
+        if subprocess.run(command, cwd=root, env=environment, check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
 def _lab(options: argparse.Namespace) -> int:
     root = project_root()
     environment = dict(os.environ)
@@ -176,6 +207,9 @@ def parser() -> argparse.ArgumentParser:
     book = verb("book", _book, "execute every notebook and render the book, without a network")
     how(book)
 
+    test = verb("test", _test, "run everything that guards the course")
+    test.set_defaults(arguments=[])
+
     lab = verb("lab", _lab, "open the course in JupyterLab")
     lab.add_argument("notebooks", nargs="*", metavar="NB", help="the notebook to open")
     lab.set_defaults(arguments=[])
@@ -187,9 +221,9 @@ def main(arguments: list[str] | None = None) -> int:
     sub = parser()
     options, rest = sub.parse_known_args(arguments)
     if rest:
-        if options.function is not _lab:
+        if options.function not in (_lab, _test):
             sub.error(f"unknown arguments: {' '.join(rest)}")
-        options.arguments = rest  # JupyterLab's own, such as --no-browser
+        options.arguments = rest  # JupyterLab's or pytest's own, such as --no-browser or -k name
     try:
         return options.function(options)
     except CourseError as error:
