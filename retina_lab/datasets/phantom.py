@@ -64,30 +64,45 @@ class Camera(NamedTuple):
     black: tuple[int, int, int]  # grey levels outside the field
     notch: bool  # the little mark at the rim that tells up from down
     vessel_spacing: tuple[float, float]
+    vessel_contrast: tuple[float, float]
     choroid: tuple[float, float]
+    central_reflex: tuple[float, float]
+    rim: tuple[float, float]  # width of the rim's penumbra, part of the field's radius
 
 
 # Ranges measured on training photographs of public datasets with these cameras.
 CAMERAS: dict[str, Camera] = {
     # in the manner of DRIVE (Canon CR5, 45°, centred on the macula)
     "canon-45": Camera(
-        (43, 47), (0.72, 1.0), (0, 0), (125, 228), (0.42, 0.62), (0.55, 0.68),
-        (0.1, 0.5), (0.4, 1.0), (1.5, 3.0), (80, 97), (3, 3, 3), True, (0.65, 0.9), (0, 0.8),
+        field_degrees=(43, 47), centring=(0.72, 1.0), flat_cut=(0, 0),
+        red=(125, 228), green_to_red=(0.42, 0.62), blue_to_green=(0.55, 0.68),
+        vignetting=(0.1, 0.5), defocus=(0.4, 1.0), noise=(1.5, 3.0), jpeg_quality=(80, 97),
+        vessel_spacing=(0.65, 0.9), vessel_contrast=(0.6, 1.1), central_reflex=(0, 0.6),
+        choroid=(0, 0.7), rim=(0.004, 0.03), black=(3, 3, 3), notch=True,
     ),
     # CHASE_DB1 (Nidek NM-200-D, 30°, centred on the disc of a child)
     "nidek-30": Camera(
-        (28, 33), (0.0, 0.12), (0, 0), (110, 215), (0.28, 0.46), (0.10, 0.25),
-        (0.5, 1.0), (0.35, 0.8), (1.5, 3.5), (75, 95), (1, 0, 0), False, (0.95, 1.3), (0.4, 1),
+        field_degrees=(28, 33), centring=(0, 0.12), flat_cut=(0, 0),
+        red=(125, 250), green_to_red=(0.28, 0.46), blue_to_green=(0.10, 0.25),
+        vignetting=(0.5, 1.0), defocus=(0.1, 0.55), noise=(2.0, 4.5), jpeg_quality=(75, 95),
+        vessel_spacing=(0.95, 1.3), vessel_contrast=(0.7, 1.2), central_reflex=(0.25, 1),
+        choroid=(0.4, 1), rim=(0.004, 0.012), black=(1, 0, 0), notch=False,
     ),
     # STARE (Topcon TRV-50, 35°, scanned slides)
     "topcon-35": Camera(
-        (34, 40), (0.35, 1.0), (0.04, 0.09), (150, 235), (0.48, 0.72), (0.15, 0.45),
-        (0.1, 0.6), (0.5, 1.2), (2.0, 4.5), (70, 95), (8, 14, 12), True, (0.75, 1.1), (0.1, 0.8),
+        field_degrees=(34, 40), centring=(0.35, 1.0), flat_cut=(0.04, 0.09),
+        red=(150, 235), green_to_red=(0.48, 0.72), blue_to_green=(0.15, 0.45),
+        vignetting=(0.1, 0.6), defocus=(0.4, 1.1), noise=(2.0, 4.5), jpeg_quality=(70, 95),
+        vessel_spacing=(0.75, 1.1), vessel_contrast=(0.6, 1.2), central_reflex=(0, 0.7),
+        choroid=(0.1, 0.8), rim=(0.004, 0.02), black=(8, 14, 12), notch=True,
     ),
     # HRF (Canon CR-1, 45°, top and bottom cut flat)
     "canon-45-cut": Camera(
-        (42, 48), (0.3, 0.9), (0.10, 0.16), (150, 230), (0.28, 0.45), (0.30, 0.60),
-        (0.2, 0.7), (0.3, 0.8), (1.0, 2.5), (85, 98), (0, 0, 0), True, (0.65, 0.9), (0, 0.8),
+        field_degrees=(42, 48), centring=(0.3, 0.9), flat_cut=(0.10, 0.16),
+        red=(150, 230), green_to_red=(0.28, 0.45), blue_to_green=(0.30, 0.60),
+        vignetting=(0.2, 0.7), defocus=(0.3, 0.8), noise=(1.0, 2.5), jpeg_quality=(85, 98),
+        vessel_spacing=(0.65, 0.9), vessel_contrast=(0.6, 1.2), central_reflex=(0, 0.8),
+        choroid=(0, 0.7), rim=(0.004, 0.015), black=(0, 0, 0), notch=True,
     ),
 }  # fmt: skip
 
@@ -198,8 +213,8 @@ def draw_parameters(seed: int, parameters: PhantomParameters | None = None) -> P
         "artery_vein_ratio": float(np.clip(rng.normal(0.68, 0.06), 0.55, 0.85)),
         "tortuosity": float(rng.beta(2, 3)),
         "vessel_spacing": between(camera.vessel_spacing),
-        "vessel_contrast": between((0.75, 1.2)),
-        "central_reflex": float(rng.beta(1.5, 2)),
+        "vessel_contrast": between(camera.vessel_contrast),
+        "central_reflex": between(camera.central_reflex),
         "disc_diameter": float(np.clip(rng.normal(1.8, 0.12), 1.5, 2.15)),
         "cup_ratio": between((0.25, 0.6)),
         "macula": between((0.3, 1)),
@@ -849,8 +864,8 @@ def _cells(projection: Projection, millimetres: float) -> int:
     return int(np.clip(round(across / millimetres), 2, projection.size // 2))
 
 
-def _choroid(seed: int, projection: Projection, amount: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mottle and large vessels behind the retina, (brightness, vessels), about zero mean.
+def _choroid(seed: int, projection: Projection, amount: float) -> tuple[np.ndarray, ...]:
+    """Mottle, large vessels and red flecks behind the retina, each of about unit size.
 
     Choroidal vessels are wide, blurred, without visible branching, and seen as lighter bands
     between darker pigment: what a segmentation must learn not to mark.
@@ -864,16 +879,18 @@ def _choroid(seed: int, projection: Projection, amount: float) -> tuple[np.ndarr
     # They run from behind the macula outwards to the vortex veins, winding on their way:
     # stripes in polar coordinates, bent by smooth noise.
     x, y = projection.grid()
-    x, y = x - 3.0 + 0.45 * noise(1.3), y + 0.4 * noise(1.3)
+    x, y = x - 3.0 + 0.35 * noise(2.2), y + 0.35 * noise(2.2)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
-    stripes = rng.normal(size=(10, 90)).astype(np.float32)
-    stripes = ndimage.gaussian_filter(stripes, (0.5, 0.5), mode="wrap")
-    where = [radius / 1.6 + 0.5, (angle + np.pi) * (90 / (2 * np.pi))]
+    stripes = rng.normal(size=(10, 130)).astype(np.float32)
+    stripes = ndimage.gaussian_filter(stripes, (0.4, 0.7), mode="wrap")
+    where = [radius / 1.6 + 0.5, (angle + np.pi) * (130 / (2 * np.pi))]
     bands = ndimage.map_coordinates(stripes, where, order=1, mode="wrap") / stripes.std()
-    patchy = np.clip(0.5 + 0.8 * noise(3.0), 0, 1.5)
+    patchy = np.clip(0.3 + 0.7 * noise(3.0) + 0.5 * noise(1.0), 0, 1.4)
     # Away from the middle of the pattern, where stripes would crowd together.
     patchy *= np.clip(radius / 2.2, 0, 1) ** 1.5
-    return amount * mottle, amount * patchy * np.tanh(1.2 * bands)
+    # Where the retina is thin the choroid glows red: flecks rather than clouds.
+    flecks = np.clip(0.6 * noise(0.9) + 0.4 * noise(0.35) + 0.3 * noise(0.15) - 0.3, 0, 1.5)
+    return amount * mottle, amount * patchy * np.clip(bands, -0.5, 1.6), amount * flecks
 
 
 def _fibres(seed: int, projection: Projection, x, y) -> np.ndarray:
@@ -914,25 +931,27 @@ def _fundus_colour(parameters: PhantomParameters) -> np.ndarray:
 # How much of each layer's effect red, green and blue light feel. Melanin and blood absorb red
 # light least, so the choroid is seen in red and the vessels in green.
 _CHOROID_RGB = np.array([0.055, 0.085, 0.06], np.float32)
-_CHOROID_VESSEL_RGB = np.array([0.07, 0.10, 0.05], np.float32)
+_CHOROID_VESSEL_RGB = np.array([0.06, 0.08, 0.04], np.float32)
+_FLECK_RGB = np.array([0.12, -0.05, -0.09], np.float32)
 _MACULA_RGB = np.array([0.27, 0.45, 0.40], np.float32)
 _FIBRE_RGB = np.array([0.05, 0.17, 0.22], np.float32)
 _BLOOD_RGB = {
     ARTERY: np.array([0.13, 0.44, 0.36], np.float32),
     VEIN: np.array([0.25, 0.50, 0.38], np.float32),
 }
-_BLOOD_DEPTH = 0.06  # mm of blood that take up 63 % of what blood can
+_BLOOD_DEPTH = 0.07  # mm of blood that take up 63 % of what blood can
 
 
 def _paint_retina(seed: int, parameters: PhantomParameters, projection: Projection) -> np.ndarray:
     """(size, size, 3) ``float32`` grey levels of the retina without vessels and lesions."""
     x, y = projection.grid()
     rng = _stream(seed, "texture")
-    mottle, bands = _choroid(seed, projection, parameters.choroid)
+    mottle, bands, flecks = _choroid(seed, projection, parameters.choroid)
     fine = _smooth_noise(rng, projection.size, _cells(projection, 0.06))
-    grain = 0.014 * _smooth_noise(rng, projection.size, _cells(projection, 0.11)) + 0.012 * fine
+    grain = 0.7 * _smooth_noise(rng, projection.size, _cells(projection, 0.11)) + 0.6 * fine
+    grain *= 0.006 + 0.016 * parameters.choroid
     effect = mottle[..., None] * _CHOROID_RGB + bands[..., None] * _CHOROID_VESSEL_RGB
-    effect += grain[..., None]
+    effect += flecks[..., None] * _FLECK_RGB + grain[..., None]
     # Macular pigment and taller pigment cells darken the macula, most of all the foveal pit.
     macula = 0.7 * _bump(x, y, FOVEA, 1.05) + 0.5 * _bump(x, y, FOVEA, 0.38)
     effect -= parameters.macula * macula[..., None] * _MACULA_RGB
@@ -971,11 +990,12 @@ def _paint_disc(image, seed, parameters, x, y) -> None:
     # The disc has no pigment: about the same yellow-white in light and dark eyes, in front of
     # a camera that was set for the fundus around it.
     base = _fundus_colour(parameters)
-    pale = base[0] * np.array([1.2, 0.9, 0.24 + 0.6 * base[2] / base[0]]) + (25, 15, 0)
+    red, green_share, blue_share = base[0], base[1] / base[0], base[2] / base[0]
+    pale = red * np.array([1.35, 0.5 + 0.75 * green_share, 0.15 + 0.9 * blue_share]) + (25, 12, 0)
     tissue = base + rng.uniform(0.65, 1.0) * (pale - base)
-    pit = tissue + rng.uniform(0.4, 1.0) * (pale * (1.12, 1.15, 1.3) - tissue)
+    pit = tissue + rng.uniform(0.4, 1.0) * (pale * (1.15, 1.3, 1.5) - tissue)
     # The rim is thicker, and redder, on the nasal side.
-    tissue = tissue * (1 - 0.10 * np.clip(-x / radius, -1, 1))[..., None]
+    tissue = tissue * (1 - 0.12 * np.clip(-x / radius, -1, 1))[..., None]
     colour = tissue + cup[..., None] * (pit - tissue)
     image *= np.exp(halo + crescent)[..., None]
     image += disc[..., None] * (colour - image)
@@ -989,7 +1009,7 @@ def _add_blood(image, maps: dict[int, VesselMaps], parameters: PhantomParameters
         taken = 1 - np.exp(-maps[kind].depth[vessel] / _BLOOD_DEPTH)
         loss = parameters.vessel_contrast * _BLOOD_RGB[kind]
         # Arteries, with their thicker walls, shine more.
-        shine = (0.30 if kind == ARTERY else 0.16) * parameters.central_reflex
+        shine = (0.45 if kind == ARTERY else 0.30) * parameters.central_reflex
         shine = 1 + shine * maps[kind].reflex[vessel][:, None] * (0.7, 1.0, 0.9)
         image[vessel] *= np.exp(-taken[:, None] * loss) * shine
     return image
@@ -1127,6 +1147,10 @@ def _illuminate(image, seed, parameters, inside) -> np.ndarray:
     shade = parameters.illumination * uneven - parameters.vignetting * (0.5 * r**2 + 0.25 * r**6)
     # Less light is also redder: it comes from deeper.
     image = image * np.exp(shade[..., None] * np.array([0.9, 1.15, 1.15], np.float32))
+    # Where the pupil cuts the beam the light is greyer, on one side.
+    cast = np.clip(0.5 + x * np.cos(tilt + 1) + y * np.sin(tilt + 1), 0, None) ** 2
+    cast *= parameters.illumination * rng.uniform(0, 0.22)
+    image = image * (1 + cast[..., None] * np.array([-0.8, 0, 0.25], np.float32))
     # A crescent of stray light on one side, and a thin line all around.
     side = rng.uniform(0, 2 * np.pi)
     crescent = np.clip((x * np.cos(side) + y * np.sin(side)) / FIELD_FILL, 0, 1) ** 3
@@ -1140,11 +1164,13 @@ def _expose(image, seed, parameters, inside) -> np.ndarray:
     rng, size = _stream(seed, "sensor"), image.shape[0]
     camera = CAMERAS[parameters.camera]
     # Optics and interpolation of the colour filter blur even a sharp photograph a little.
-    sigma = np.hypot(parameters.defocus, 0.45) * size / 512
+    sigma = np.hypot(parameters.defocus, 0.4) * size / 512
     image = ndimage.gaussian_filter(image, (sigma, sigma, 0))
     image = 255 * np.clip(image / 255, 0, None) ** parameters.gamma
     image = image / (1 + np.clip(image / 255 - 0.8, 0, None))  # highlights saturate gently
-    edge = np.clip(0.5 + inside * FIELD_FILL * size / 2 / 1.2, 0, 1)[..., None]
+    # Masks include the penumbra of the field stop, and so does ours.
+    penumbra = max(rng.uniform(*camera.rim), 2.4 / size)
+    edge = np.clip(inside / penumbra + 0.15, 0, 1)[..., None]
     image = np.array(camera.black) + edge * (image - np.array(camera.black))
     # Shot noise grows with the root of the light; the sensor's colours are interpolated from
     # neighbours, so the noise is correlated over about a pixel.
