@@ -310,7 +310,9 @@ def _panels(count: int, columns: int, shape: tuple[int, int], panel: float = 3.0
     return figure, axes[:count]
 
 
-def _key(figure_or_axes, entries: Mapping[str, str], columns: int | None = None, **where) -> None:
+def add_key(
+    figure_or_axes, entries: Mapping[str, str], columns: int | None = None, **where
+) -> None:
     """A legend of coloured squares; white ones get an outline."""
     handles = [
         Patch(facecolor=colour, edgecolor="#777777", linewidth=0.6, label=label)
@@ -474,7 +476,7 @@ def error_key(counts: Counts, convention: str = "lab") -> dict[str, str]:
     """Legend entries of an error map with their pixel counts, ``{text: colour}``."""
     colours = ERROR_COLOURS[convention]
     return {
-        f"vessel found (TP) {counts.tp:,}": colours["tp"],
+        f"found (TP) {counts.tp:,}": colours["tp"],
         f"false alarm (FP) {counts.fp:,}": colours["fp"],
         f"missed (FN) {counts.fn:,}": colours["fn"],
     }
@@ -495,7 +497,7 @@ def plot_error_map(
     figure = Figure(figsize=(5, 5 * height / width + 0.8), layout="compressed")
     title = f"{title}  Dice {metrics.dice(counts):.3f}".strip()
     draw_picture(figure.subplots(), error_map(prediction, truth, fov, convention), title)
-    _key(figure, error_key(counts, convention), columns=2, loc="outside lower center")
+    add_key(figure, error_key(counts, convention), columns=2, loc="outside lower center")
     return figure
 
 
@@ -536,7 +538,7 @@ def plot_prediction(
         },
         panel=2.7,
     )
-    _key(figure, error_key(counts, convention), loc="outside lower right")
+    add_key(figure, error_key(counts, convention), loc="outside lower right")
     return figure
 
 
@@ -569,7 +571,7 @@ def plot_observers(sample: FundusSample) -> Figure:
         f"second only {counts.fp / marked:.0%}": colours["fp"],
         f"first only {counts.fn / marked:.0%}": colours["fn"],
     }
-    _key(figure, entries, loc="outside lower right")
+    add_key(figure, entries, loc="outside lower right")
     return figure
 
 
@@ -716,25 +718,18 @@ def plot_roc_pr(
     return figure
 
 
-@styled
-def plot_threshold_sweep(
-    histogram: ScoreHistogram,
-    threshold: float | None = None,
-    *,
-    names: Sequence[str] = ("dice", "sensitivity", "specificity", "accuracy"),
-) -> Figure:
-    """What each ratio would be at every threshold.
-
-    Args:
-        histogram: from ``metrics.histogram``.
-        threshold: the one in use, marked by a line.
-        names: functions of counts in ``metrics``.
-    """
+def draw_threshold_sweep(
+    axes, histogram: ScoreHistogram, threshold: float | None, names: Sequence[str]
+) -> None:
+    """Draw ratios against the threshold on axes; see :func:`plot_threshold_sweep`."""
     grid = np.linspace(0, 1, 257)
-    counts = [metrics.counts_at(histogram, value) for value in grid]
-    counts = Counts(*(np.array([getattr(c, f) for c in counts]) for f in ("tp", "fp", "fn", "tn")))
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    histogram = histogram.compact()
+    positives, negatives = histogram.positives.sum(), histogram.negatives.sum()
+    at_levels = metrics.counts_at_levels(histogram)
+    # A threshold acts like the lowest level that reaches it; above them all nothing is marked.
+    level = np.searchsorted(histogram.levels, metrics.quantise(grid))
+    tp, fp = np.append(at_levels.tp, 0)[level], np.append(at_levels.fp, 0)[level]
+    counts = Counts(tp, fp, positives - tp, negatives - fp)
     for index, name in enumerate(names):
         values = getattr(metrics, name)(counts)
         dashes = ("-", "--", "-.", ":")[index % 4]
@@ -749,6 +744,25 @@ def plot_threshold_sweep(
             textcoords="offset points",
         )
     axes.set(xlabel="threshold", xlim=(0, 1), ylim=(0, 1.02))
+
+
+@styled
+def plot_threshold_sweep(
+    histogram: ScoreHistogram,
+    threshold: float | None = None,
+    *,
+    names: Sequence[str] = ("dice", "sensitivity", "specificity", "accuracy"),
+) -> Figure:
+    """What each ratio would be at every threshold.
+
+    Args:
+        histogram: from ``metrics.histogram``.
+        threshold: the one in use, marked by a line.
+        names: functions of counts in ``metrics``.
+    """
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    draw_threshold_sweep(axes, histogram, threshold, names)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 

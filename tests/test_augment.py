@@ -601,6 +601,14 @@ def test_a_policy_refuses_absurd_settings(name, value):
         Augmentation(**{name: value})
 
 
+def test_a_policy_says_whether_it_changes_colours():
+    assert not Augmentation.light().changes_colours
+    assert not Augmentation(affine=1, elastic=1, stitch=1).changes_colours
+    assert Augmentation.standard().changes_colours
+    for name in ("colour", "blur", "noise", "erase"):
+        assert Augmentation(**{name: 0.1}).changes_colours
+
+
 def test_policies_by_name():
     assert [A.augmentation_by_name(n) for n in A.POLICIES] == [
         Augmentation.none(),

@@ -1,0 +1,428 @@
+"""Explorers: every state can be drawn, errors are seen, the static page is complete in itself."""
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from retina_lab import metrics, plots, widgets
+from retina_lab.datasets.sample import FundusSample
+from retina_lab.preprocess import to_batch
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def made_sample(seed=0, height=60, width=64):
+    y, x = np.mgrid[:height, :width]
+    fov = np.hypot(y - height / 2, x - width / 2) < height / 2 - 2
+    vessels = (np.abs(y - height / 2 - 8 * np.sin(x / 7 + seed)) < 2) & fov
+    image = np.zeros((height, width, 3), np.uint8)
+    image[fov] = (190 - 30 * seed, 100, 50)
+    image[vessels] = (120, 40, 30)
+    return FundusSample(f"made {seed}", image, fov, vessels, dataset="toy")
+
+
+SAMPLES = [made_sample(0), made_sample(1)]
+PROBABILITY = np.random.default_rng(0).random(SAMPLES[0].size).astype(np.float32) ** 2
+PROBABILITY[SAMPLES[0].vessels] **= 0.3
+
+
+def tiny_explorer(render=None, describe=None, **frames):
+    def draw(level, kind):
+        figure = Figure(figsize=(1, 1))
+        figure.add_axes((0, 0, 1, 1)).bar([0], [level], color={"a": "k", "b": "r"}[kind])
+        figure.axes[0].set_ylim(0, 10)
+        return figure
+
+    return widgets.Explorer(
+        "Tiny <explorer>",
+        render or draw,
+        describe or (lambda level, kind: f"a bar of height {level} of kind <{kind}>"),
+        {
+            "level": ipywidgets.IntSlider(value=2, min=0, max=10, description="level"),
+            "kind": ipywidgets.Dropdown(options=["a", "b"], value="a", description="kind"),
+        },
+        frames or {"kind": ["a", "b"], "level": [0, 2, 10]},
+    )
+
+
+@pytest.fixture
+def still_book(monkeypatch):
+    monkeypatch.setenv("RETINA_LAB_STATIC", "1")
+
+
+@pytest.fixture
+def live(monkeypatch):
+    monkeypatch.delenv("RETINA_LAB_STATIC", raising=False)
+
+
+# ------------------------------------------------------------------------- the machinery
+
+
+def test_moving_a_slider_changes_picture_and_words():
+    explorer = tiny_explorer()
+    picture, caption = explorer._picture.value, explorer._caption.value
+    assert 'alt="a bar of height 2 of kind &lt;a&gt;"' in picture
+    explorer.controls["level"].value = 7
+    assert explorer._picture.value != picture
+    assert 'alt="a bar of height 7 of kind &lt;a&gt;"' in explorer._picture.value
+    assert explorer._caption.value != caption
+    assert 'aria-live="polite"' in explorer._caption.value
+    assert explorer.values == {"level": 7, "kind": "a"}
+
+
+def failing(level, kind):
+    if level > 5:
+        raise RuntimeError("the level is too high")
+    return Figure(figsize=(1, 1))
+
+
+def test_an_error_in_a_redraw_is_shown_recorded_and_cleared():
+    explorer = tiny_explorer(render=failing)
+    assert explorer.errors.outputs == ()
+    explorer.controls["level"].value = 9
+    (output,) = explorer.errors.outputs
+    assert output["output_type"] == "error"
+    assert output["ename"] == "RuntimeError"
+    assert output["evalue"] == "the level is too high"
+    assert any("failing" in line for line in output["traceback"])
+    assert explorer.errors in explorer.view.children
+    explorer.controls["level"].value = 3
+    assert explorer.errors.outputs == ()
+
+
+def test_an_error_in_the_first_state_is_an_error_of_the_cell():
+    def broken(level, kind):
+        raise RuntimeError("no picture at all")
+
+    with pytest.raises(RuntimeError, match="no picture at all"):
+        tiny_explorer(render=broken)
+
+
+def test_a_description_must_say_something():
+    with pytest.raises(ValueError, match="alternative text"):
+        tiny_explorer(describe=lambda level, kind: "a bar")
+
+
+@pytest.mark.parametrize("frames", [{"size": [1]}, {"level": [1], "kind": ["a"], "size": [2]}])
+def test_frames_must_be_of_one_or_two_controls(frames):
+    with pytest.raises(ValueError, match=r"one or two of \['level', 'kind'\]"):
+        tiny_explorer(**frames)
+
+
+def test_live_output_is_the_widget_and_no_html(live):
+    bundle = tiny_explorer()._repr_mimebundle_()
+    assert set(bundle) == {VIEW, "text/plain"}
+    assert bundle["text/plain"] == "Tiny <explorer>: a bar of height 2 of kind <a>"
+
+
+def test_the_book_gets_the_widget_and_html(still_book):
+    explorer = tiny_explorer()
+    bundle = explorer._repr_mimebundle_()
+    assert set(bundle) == {VIEW, "text/plain", "text/html"}
+    assert bundle[VIEW]["model_id"] == explorer.view.model_id
+    assert 'type="range"' in bundle["text/html"]
+
+
+# ----------------------------------------------------------------------- the static page
+
+
+class Page(HTMLParser):
+    """Elements of a page with their attributes, and the text of its scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.scripts, self._script = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._script = tag == "script"
+
+    def handle_data(self, data):
+        if self._script:
+            self.scripts.append(data)
+            self._script = False
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def check_static_page(text, states):
+    """What holds for every explorer's page; returns the parsed page and its data."""
+    page = Page(text)
+    data = json.loads(page.scripts[0])
+    (picture,) = page.all("img")
+    controls = page.all("input") + page.all("select")
+    labels = {label["for"] for label in page.all("label")}
+    assert labels == {control["id"] for control in controls}
+    assert len(data["order"]) == len(data["texts"]) == states
+    assert sorted(set(data["order"])) == list(range(len(data["sources"])))
+    assert data["sources"].count(None) == 1  # the one that is shown already
+    assert all(s is None or s.startswith("data:image/webp;base64,") for s in data["sources"])
+    assert picture["alt"] in data["texts"]
+    assert all(len(words) >= plots.SHORTEST_ALT for words in data["texts"])
+    assert not re.search(r"https?:|//cdn|@import|url\(", re.sub(r"data:[^\"]+", "", text))
+    identifiers = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(set(identifiers)) == len(identifiers)
+    assert "@media print" in text
+    assert page.all("noscript") == [{}]
+    return page, data
+
+
+def test_the_static_page_of_a_tiny_explorer():
+    page, data = check_static_page(tiny_explorer().static_html(), states=6)
+    assert data["readouts"] == [["a", "b"], ["0", "2", "10"]]
+    assert data["texts"][4] == "a bar of height 2 of kind <b>"
+    # a bar of height 0 looks the same in black and in red, and is stored once
+    assert data["order"][0] == data["order"][3]
+    assert len(data["sources"]) == 5
+    (slider,) = page.all("input")
+    assert (slider["min"], slider["max"], slider["value"]) == ("0", "2", "1")
+    assert page.all("div")[0]["aria-label"] == "Tiny <explorer>"
+
+
+def test_two_pages_share_no_identifier():
+    explorer = tiny_explorer()
+    one, other = (Page(explorer.static_html()) for _ in range(2))
+    ids = [{a["id"] for _, a in page.elements if "id" in a} for page in (one, other)]
+    assert not ids[0] & ids[1]
+
+
+def test_a_page_starts_at_the_nearest_frame():
+    explorer = tiny_explorer(level=[0, 5, 10])
+    explorer.controls["level"].value = 4
+    page, _ = check_static_page(explorer.static_html(), states=3)
+    assert page.all("img")[0]["alt"] == "a bar of height 5 of kind <a>"
+
+
+def test_words_cannot_break_out_of_the_script():
+    nasty = "</script><script>alert(1)</script><!-- and more"
+    text = tiny_explorer(describe=lambda level, kind: nasty).static_html()
+    page, data = check_static_page(text, states=6)
+    assert data["texts"][0] == nasty
+    assert len(page.all("script")) == 2
+
+
+def test_a_page_keeps_its_budget_or_says_that_it_cannot():
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+
+    def draw(level, kind):
+        return plots.plot_images({"noise": np.roll(noise, level, axis=0)})
+
+    explorer = tiny_explorer(render=draw, level=list(range(6)))
+    free = explorer.static_html()
+    tight = explorer.static_html(budget=int(len(free) * 0.8))
+    assert len(tight) < len(free)
+    with pytest.raises(ValueError, match="6 frames do not fit into 10,000 characters"):
+        explorer.static_html(budget=10_000)
+
+
+# ---------------------------------------------------------------------- every explorer
+
+EXPLORERS = {
+    "threshold": lambda: widgets.explore_threshold(SAMPLES[0], PROBABILITY),
+    "augmentation": lambda: widgets.explore_augmentation(SAMPLES),
+    "phantom": lambda: widgets.explore_phantom(1),
+}
+RENDERERS = {
+    "threshold": lambda **values: widgets.render_threshold(SAMPLES[0], PROBABILITY, **values),
+    "augmentation": lambda **values: widgets.render_augmentation(SAMPLES, **values),
+    "phantom": lambda **values: widgets.render_phantom(size=96, **values),
+}
+DESCRIBERS = {
+    "threshold": lambda **values: widgets.describe_threshold(SAMPLES[0], PROBABILITY, **values),
+    "augmentation": lambda **values: widgets.describe_augmentation(SAMPLES, **values),
+    "phantom": lambda **values: widgets.describe_phantom(size=96, **values),
+}
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_end_of_every_slider_can_be_drawn(name):
+    explorer = EXPLORERS[name]()
+    pictures = set()
+    for parameter, control in explorer.controls.items():
+        ends = getattr(control, "options", None) or (control.min, control.max)
+        for end in ends:
+            values = explorer.values | {parameter: end}
+            figure = RENDERERS[name](**values)
+            assert isinstance(figure, Figure)
+            pictures.add(plots.figure_image(figure, 40).tobytes())
+            plots.checked_alt(DESCRIBERS[name](**values))
+    assert len(pictures) > len(explorer.controls)  # the sliders do something
+
+
+@pytest.mark.parametrize("name", ["threshold", "augmentation"])
+def test_explorers_answer_their_sliders(name):
+    explorer = EXPLORERS[name]()
+    for control in explorer.controls.values():
+        if isinstance(control, ipywidgets.Dropdown):
+            control.value = control.options[-1]
+            continue
+        before = explorer._picture.value
+        control.value = control.max
+        assert explorer._picture.value != before
+        assert explorer.errors.outputs == ()
+
+
+@pytest.mark.parametrize(("name", "states"), [("threshold", 21), ("augmentation", 42)])
+def test_static_pages_of_explorers(name, states):
+    text = EXPLORERS[name]().static_html()
+    check_static_page(text, states)
+    assert len(text) < 1.1 * widgets.STATIC_BUDGET
+
+
+@pytest.mark.slow
+def test_static_page_of_the_phantom_explorer():
+    check_static_page(EXPLORERS["phantom"]().static_html(), 16)
+
+
+# --------------------------------------------------------------------------- threshold
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])
+def test_the_words_of_the_threshold_explorer_are_the_counts(threshold):
+    sample = SAMPLES[0]
+    prediction = metrics.binarise(PROBABILITY, threshold)
+    counts = metrics.count(prediction, sample.vessels, sample.fov)
+    text = widgets.describe_threshold(sample, PROBABILITY, threshold)
+    assert f"{counts.tp:,} vessel pixels found (TP)" in text
+    assert f"{counts.fn:,} missed (FN)" in text
+    assert f"{counts.fp:,} false alarms (FP)" in text
+    assert f"Dice {metrics.dice(counts):.3f}" in text
+
+
+def test_the_point_of_the_threshold_explorer_lies_on_both_curves():
+    figure = widgets.render_threshold(SAMPLES[0], PROBABILITY, 0.4)
+    for axes in figure.axes[1:3]:
+        curve, (x, y) = axes.lines[0].get_xydata(), axes.lines[-1].get_xydata()[0]
+        assert np.hypot(*(curve - (x, y)).T).min() < 2e-3
+
+
+def test_the_threshold_explorer_refuses_what_it_cannot_compare():
+    blank = FundusSample("blank", SAMPLES[0].image, SAMPLES[0].fov)
+    with pytest.raises(ValueError, match="blank has no vessel labels"):
+        widgets.explore_threshold(blank, PROBABILITY)
+    with pytest.raises(ValueError, match="made 0 is"):
+        widgets.explore_threshold(SAMPLES[0], PROBABILITY[1:])
+
+
+# ------------------------------------------------------------------------ augmentation
+
+
+@pytest.mark.parametrize("transform", widgets.TRANSFORMS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_strength_changes_nothing_full_strength_does(transform, seed):
+    before = to_batch(SAMPLES)
+    none = widgets.augment_for_show(SAMPLES, transform, 0.0, seed)
+    full = widgets.augment_for_show(SAMPLES, transform, 1.0, seed)
+    for name in before:
+        torch.testing.assert_close(none[name], before[name], atol=1e-4, rtol=0)
+    assert (full["image"][0] - before["image"][0]).abs().max() > 0.05
+    for mask in ("vessels", "fov"):
+        assert set(full[mask].unique().tolist()) <= {0.0, 1.0}
+    again = widgets.augment_for_show(SAMPLES, transform, 1.0, seed)
+    assert torch.equal(full["image"], again["image"])
+
+
+def test_stitching_at_full_strength_shows_the_other_image():
+    marked = [made_sample(0), made_sample(3)]  # of clearly different reds
+    seen = 0
+    for seed in range(10):
+        out = widgets.augment_for_show(marked, "image stitching", 1.0, seed)["image"][0, 0]
+        seen += bool(((out > 0.38) & (out < 0.41)).any())
+    assert seen >= 7
+
+
+def test_one_sample_is_enough_for_the_augmentation_explorer():
+    explorer = widgets.explore_augmentation(SAMPLES[0], "image stitching")
+    assert explorer.errors.outputs == ()
+
+
+def test_large_photographs_are_shown_smaller_and_keep_their_thin_vessels():
+    large = made_sample(height=1300, width=1500)
+    thin = np.zeros_like(large.vessels)
+    thin[:, 701] = True
+    small = widgets._reduced(
+        FundusSample("large", large.image, large.fov, thin & large.fov, dataset="toy")
+    )
+    assert small.size == (433, 500)
+    assert small.vessels.any(axis=1).mean() > 0.95
+    assert abs(small.fov.mean() - large.fov.mean()) < 0.01
+    assert widgets._reduced(SAMPLES[0]) is SAMPLES[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("melting", 0.5), "no transform 'melting'"), (("blur", 1.5), "strength must lie")],
+)
+def test_augment_for_show_names_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        widgets.augment_for_show(SAMPLES, *arguments)
+
+
+# ------------------------------------------------------------------------------ phantom
+
+
+def test_the_phantom_explorer_takes_its_ranges_from_the_phantom():
+    from retina_lab.datasets import PhantomParameters
+
+    known = {row["name"]: row for row in PhantomParameters.table()}
+    explorer = widgets.explore_phantom(central_reflex=0.5)
+    assert "central_reflex" in explorer.controls
+    for name, control in explorer.controls.items():
+        if name == "seed":
+            continue
+        if "options" in known[name]:
+            assert control.options == known[name]["options"]
+        else:
+            assert (control.min, control.max) == known[name]["range"]
+
+
+@pytest.mark.parametrize(
+    ("start", "message"), [({"spots": 3}, "no parameter 'spots'"), ({"grade": 9}, "grade")]
+)
+def test_the_phantom_explorer_names_what_is_wrong(start, message):
+    with pytest.raises(ValueError, match=message):
+        widgets.explore_phantom(**start)
+
+
+# -------------------------------------------------------------------------- in a kernel
+
+FAILING_NOTEBOOK = """
+import ipywidgets
+from matplotlib.figure import Figure
+from retina_lab.widgets import Explorer
+
+def render(level):
+    if level > 5:
+        raise RuntimeError("the level is too high")
+    return Figure(figsize=(1, 1))
+
+explorer = Explorer("Broken", render, lambda level: f"an empty picture at level {level}",
+                    {"level": ipywidgets.IntSlider(max=10)}, {"level": [0, 1]})
+explorer.controls["level"].value = 9
+explorer
+"""
+
+
+@pytest.mark.slow
+def test_the_error_of_a_callback_is_saved_with_the_notebook():
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(FAILING_NOTEBOOK.strip())],
+        metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
+    )
+    os.environ.pop("RETINA_LAB_STATIC", None)
+    NotebookClient(notebook, timeout=120).execute()  # no error: that is the trap
+    state = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    outputs = [out for w in state.values() for out in w["state"].get("outputs", ())]
+    assert [(out["output_type"], out["ename"]) for out in outputs] == [("error", "RuntimeError")]
