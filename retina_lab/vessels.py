@@ -27,17 +27,49 @@ def vessel_widths(vessels: np.ndarray, fov: np.ndarray | None = None) -> np.ndar
         ValueError: if ``vessels`` is not a two-dimensional ``bool`` array or ``fov`` differs in
             shape.
     """
-    vessels = np.asarray(vessels)
-    if vessels.ndim != 2 or vessels.dtype != np.bool_:
-        raise ValueError(f"vessels must be an H×W bool array, not {vessels.shape} {vessels.dtype}")
+    vessels = _checked(vessels)
     if fov is not None and np.shape(fov) != vessels.shape:
         raise ValueError(f"fov is {np.shape(fov)} but vessels is {vessels.shape}")
     centre_line = skeleton(vessels)
     if fov is not None:
         centre_line &= np.asarray(fov, bool)
+    return _widths_along_axis(vessels)[centre_line]
+
+
+def width_map(vessels: np.ndarray) -> np.ndarray:
+    """The width of the vessel that each pixel belongs to, to tell thin vessels from thick ones.
+
+    A vessel pixel takes the width of the centre-line pixel nearest to it, as measured by
+    :func:`vessel_widths`. Around a branching the nearest centre line may be that of the branch.
+
+    Args:
+        vessels: (H, W) ``bool``.
+
+    Returns:
+        (H, W) ``float64``, widths in pixels, at least 1 on vessels and 0 elsewhere.
+
+    Raises:
+        ValueError: if ``vessels`` is not a two-dimensional ``bool`` array.
+    """
+    vessels = _checked(vessels)
+    centre_line = skeleton(vessels)
+    if not centre_line.any():
+        return np.zeros(vessels.shape)
+    nearest = distance_transform_edt(~centre_line, return_distances=False, return_indices=True)
+    return np.where(vessels, _widths_along_axis(vessels)[tuple(nearest)], 0.0)
+
+
+def _widths_along_axis(vessels: np.ndarray) -> np.ndarray:
+    """(H, W) twice the distance to the background, which on a centre line is the width."""
     # A ring of background: what the frame cuts off must not look infinitely wide.
     doubled = np.pad(vessels, 1).repeat(2, axis=0).repeat(2, axis=1)
     distance = distance_transform_edt(doubled)[2:-2, 2:-2]  # in half pixels, (2H, 2W)
     height, width = vessels.shape
-    largest = distance.reshape(height, 2, width, 2).max(axis=(1, 3))
-    return largest[centre_line]
+    return distance.reshape(height, 2, width, 2).max(axis=(1, 3))
+
+
+def _checked(vessels: np.ndarray) -> np.ndarray:
+    vessels = np.asarray(vessels)
+    if vessels.ndim != 2 or vessels.dtype != np.bool_:
+        raise ValueError(f"vessels must be an H×W bool array, not {vessels.shape} {vessels.dtype}")
+    return vessels

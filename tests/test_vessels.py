@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina_lab.vessels import vessel_widths
+from retina_lab.metrics import skeleton
+from retina_lab.vessels import vessel_widths, width_map
 
 
 def bar(width, length=60, transpose=False):
@@ -57,6 +58,34 @@ def test_nothing_gives_nothing():
     assert vessel_widths(np.zeros((9, 9), bool)).shape == (0,)
 
 
+@pytest.mark.parametrize("width", range(1, 13))
+def test_every_pixel_of_a_bar_has_its_width(width):
+    plane = bar(width)
+    widths = width_map(plane)
+    assert (widths[~plane] == 0).all()
+    middle = widths[10 : 10 + width, 20:40]  # away from the ends, where the centre line forks
+    np.testing.assert_array_equal(middle, width)
+
+
+def test_width_map_tells_thin_vessels_from_thick_ones():
+    plane = np.zeros((60, 200), bool)
+    plane[10:13] = True
+    plane[30:39] = True
+    widths = width_map(plane)[:, 20:-20]
+    assert set(np.unique(widths[10:13])) == {3}
+    assert set(np.unique(widths[30:39])) == {9}
+
+
+def test_width_map_agrees_with_the_widths_of_the_centre_lines():
+    plane = bar(4) | bar(7, 24).T.repeat(3, axis=1)[:24, :60]
+    plane[:, 30:35] = True
+    np.testing.assert_array_equal(width_map(plane)[skeleton(plane)], vessel_widths(plane))
+
+
+def test_no_vessels_have_no_width():
+    assert not width_map(np.zeros((5, 6), bool)).any()
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 3))
 def test_enlarging_a_map_enlarges_the_widths(seed, factor):
@@ -71,6 +100,8 @@ def test_enlarging_a_map_enlarges_the_widths(seed, factor):
 def test_refuses_what_is_not_a_mask(bad):
     with pytest.raises(ValueError, match="vessels must be an H×W bool array"):
         vessel_widths(bad)
+    with pytest.raises(ValueError, match="vessels must be an H×W bool array"):
+        width_map(bad)
 
 
 def test_refuses_a_fov_of_another_size():
