@@ -149,8 +149,9 @@ def save_map(path: str | os.PathLike, probability: np.ndarray) -> None:
     """
     if np.ndim(probability) != 2:
         raise ValueError(f"a map must be (H, W), not {np.shape(probability)}")
+    levels = quantise(probability)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    Image.fromarray(quantise(probability)).save(partial, format="PNG")
+    Image.fromarray(levels).save(partial, format="PNG")
     os.replace(partial, path)

@@ -32,7 +32,7 @@ from retina_lab.augment import Augmentation, augmentation_by_name
 from retina_lab.datasets.layouts import FundusDataset
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.losses import build_loss
-from retina_lab.models import build_model, count_parameters
+from retina_lab.models import build_model, count_parameters, find_model
 from retina_lab.predict import predict_dataset, predict_tensor
 from retina_lab.preprocess import normalise, to_batch
 
@@ -380,6 +380,8 @@ def fit(
     if isinstance(augmentation, str):
         augmentation = augmentation_by_name(augmentation)
     criterion = build_loss(loss)
+    if isinstance(model, str):
+        find_model(model)  # a misspelt name is told before the images are read
     train, val = list(train), list(val or [])
 
     fabric = Fabric(accelerator=device, devices=devices, precision=None)

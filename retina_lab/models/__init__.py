@@ -17,6 +17,7 @@ __all__ = [
     "UNet",
     "build_model",
     "count_parameters",
+    "find_model",
     "list_models",
     "pad_to_multiple",
 ]
@@ -59,6 +60,19 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+def find_model(name: str) -> ModelEntry:
+    """The entry of a name in ``MODELS``.
+
+    Raises:
+        ValueError: if the name is unknown; the message lists the names.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(MODELS)}")
+    return MODELS[name]
+
+
 def build_model(name: str, **overrides: Any) -> nn.Module:
     """Build a network by its name, with fresh weights from torch's current seed.
 
@@ -73,11 +87,7 @@ def build_model(name: str, **overrides: Any) -> nn.Module:
     Raises:
         ValueError: if the name is unknown; the message lists the names.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown model {name!r}{hint}; known: {', '.join(MODELS)}")
-    entry = MODELS[name]
+    entry = find_model(name)
     return entry.build(**{**entry.settings, **overrides})
 
 

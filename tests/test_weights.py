@@ -1,0 +1,88 @@
+import json
+import shutil
+
+import pytest
+
+from retina_lab import weights
+from retina_lab.datasets import DatasetError, open_split
+from retina_lab.evaluate import evaluate_maps
+from retina_lab.predict import predict_dataset
+from retina_lab.train import TrainingError
+
+NAMES = list(weights.list_weights())
+
+
+def test_every_file_has_an_entry_and_every_entry_a_file():
+    files = {path.name for path in weights.weights_folder().glob("*.safetensors")}
+    assert files == {entry.file for entry in weights.list_weights().values()}
+    assert files
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_weights_are_small_and_say_where_they_come_from(name):
+    entry = weights.list_weights()[name]
+    path = weights.weights_folder() / entry.file
+    assert path.stat().st_size <= 2 * 2**20
+    assert entry.command.startswith("retina-lab train --dataset")
+    assert f"--seed {entry.settings['seed']}" in entry.command
+    assert entry.measured_by.startswith("retina-lab evaluate")
+    assert "test" not in entry.threshold["from"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_weights_meet_their_figure(name):
+    """Half of a unit in the third decimal: another processor rounds differently."""
+    entry = weights.list_weights()[name]
+    run = weights.load_shipped(name)
+    try:
+        split = open_split(entry.settings["dataset"], entry.settings["split"])
+    except DatasetError as error:
+        pytest.skip(str(error).splitlines()[0])
+    report = evaluate_maps(
+        split.test,
+        predict_dataset(run, split.test, device="cpu"),
+        threshold=run.threshold,
+        threshold_from=run.threshold_from,
+        bootstrap=0,
+    )
+    assert report.fov["dice"]["pooled"] == pytest.approx(entry.metric["value"], abs=5e-4)
+
+
+def test_no_shipped_network_has_seen_its_test_images():
+    for entry in weights.list_weights().values():
+        try:
+            split = open_split(entry.settings["dataset"], entry.settings["split"])
+        except DatasetError:
+            continue
+        seen = {*entry.settings["train"], *entry.settings["val"]}
+        assert not seen & set(split.test.names)
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the weights folder that a test may spoil."""
+    shutil.copytree(weights.weights_folder(), tmp_path / "weights")
+    monkeypatch.setattr(weights, "weights_folder", lambda: tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def test_altered_and_missing_files_are_named(copied):
+    name = NAMES[0]
+    path = copied / weights.list_weights()[name].file
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(TrainingError, match="altered"):
+        weights.load_shipped(name)
+    path.unlink()
+    with pytest.raises(TrainingError, match="is missing"):
+        weights.load_shipped(name)
+    with pytest.raises(TrainingError, match="no shipped weights 'nothing'"):
+        weights.load_shipped("nothing")
+
+
+def test_a_dataset_without_weights_gets_those_of_the_phantom(copied):
+    assert weights.shipped_for("somewhere").settings["dataset"] == "phantom"
+    manifest = json.loads((copied / weights.MANIFEST).read_text())
+    manifest["small-unet-elsewhere"] = manifest["small-unet-phantom"]
+    (copied / weights.MANIFEST).write_text(json.dumps(manifest))
+    assert weights.shipped_for("elsewhere").settings["dataset"] == "phantom"
