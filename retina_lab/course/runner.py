@@ -324,12 +324,7 @@ def run_notebook(
         try:
             executed, seconds = _execute(source, failed, path, settings, given, progress)
         except _Stopped as stop:
-            ran = nbformat.read(failed, as_version=4)
-            number, cell = next(
-                (n, c)
-                for n, c in zip(cell_numbers(ran, notebook), ran.cells, strict=True)
-                if c.metadata.get("papermill", {}).get("status") in ("running", "failed")
-            )
+            number, cell = _stopped_at(nbformat.read(failed, as_version=4), notebook)
             kind = "solution in cell" if "solution" in template.tags(cell) else "cell"
             first = cell.source.strip().split("\n")[0]
             message = f"{path.name}: {kind} {number}: {stop}\n    it begins `{first}`"
@@ -403,6 +398,15 @@ def _execute(notebook, target: Path, path: Path, settings: Settings, given: dict
         except DeadKernelError as error:
             raise _Stopped("the kernel died; was there enough memory?") from error
     return executed, time.monotonic() - start
+
+
+def _stopped_at(ran, notebook):
+    """Return the number and the cell at which a copy stopped: the last that was begun."""
+    return [
+        (number, cell)
+        for number, cell in zip(cell_numbers(ran, notebook), ran.cells, strict=True)
+        if cell.metadata.get("papermill", {}).get("start_time")
+    ][-1]
 
 
 def _record(path: Path, name: str, made: dict) -> None:

@@ -7,6 +7,7 @@ it. Every rule is a function that takes a `Page` and yields `Problem`s; `check_n
 import ast
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -101,6 +102,7 @@ class Page:
     path: Path
     notebook: nbformat.NotebookNode
     references: dict[str, Reference] = field(default_factory=dict)
+    ids: list[str | None] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -247,9 +249,8 @@ def _file(page: Page) -> Iterator[Problem]:
         nbformat.validate(page.notebook)
     except nbformat.ValidationError as error:
         yield page.problem(None, "format", f"not a valid notebook: {error.message}")
-    ids = [cell.get("id") for _, cell in page.cells]
-    if len(set(ids)) != len(ids):
-        yield page.problem(None, "format", "two cells have the same id")
+    if len(set(page.ids)) != len(page.ids):
+        yield page.problem(None, "format", "two cells have the same id, or none")
 
 
 def _code_cells(page: Page) -> Iterator[Problem]:
@@ -580,8 +581,13 @@ def check_notebook(path: Path, references: dict[str, Reference]) -> list[Problem
     `references` is the bibliography (`retina_lab.course.references.read_references`).
     """
     try:
-        notebook = nbformat.read(path, as_version=4)
-    except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        text = path.read_text("utf-8")
+        # nbformat repairs ids while it reads, so they are taken from the file itself
+        ids = [cell.get("id") for cell in json.loads(text)["cells"]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            notebook = nbformat.reads(text, as_version=4)
+    except (ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
         return [Problem(path.name, None, "format", f"cannot be read as a notebook: {error}")]
-    page = Page(path, notebook, references)
+    page = Page(path, notebook, references, ids)
     return [problem for rule in RULES for problem in rule(page)]
