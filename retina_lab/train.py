@@ -283,7 +283,8 @@ def _fingerprint(weights: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a run was made with: software, processor, threads."""
     return {
         "retina_lab": __version__,
         "python": platform.python_version(),
@@ -652,7 +653,7 @@ def save_run(run: Run, out: str | os.PathLike) -> None:
     _write_atomically(out / "history.csv", lambda path: run.history.to_csv(path, index=False))
     record = {
         "settings": run.settings,
-        "versions": _versions(),
+        "versions": versions(),
         "seconds": {k: round(v, 3) for k, v in run.seconds.items()},
         "threshold": {"value": run.threshold, "from": run.threshold_from},
         "interrupted": run.interrupted,

@@ -780,5 +780,5 @@ def test_maps_of_images_not_asked_for_may_lie_there(tmp_path):
         Image.fromarray(np.full((4, 5), 51, np.uint8)).save(tmp_path / f"{name}.png")
     maps = evaluate.load_maps(tmp_path, [sample], others=["21_training"])
     assert list(maps) == ["02_test"]
-    with pytest.raises(evaluate.EvaluationError, match="no image for 21_training.png"):
+    with pytest.raises(evaluate.EvaluationError, match=r"no image for 21_training\.png"):
         evaluate.load_maps(tmp_path, [sample])
