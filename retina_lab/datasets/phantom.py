@@ -85,7 +85,7 @@ CAMERAS: dict[str, Camera] = {
         field_degrees=(28, 33), centring=(0, 0.12), flat_cut=(0, 0),
         red=(125, 250), green_to_red=(0.28, 0.46), blue_to_green=(0.10, 0.25),
         vignetting=(0.5, 1.0), defocus=(0.1, 0.55), noise=(2.0, 4.5), jpeg_quality=(75, 95),
-        vessel_spacing=(0.95, 1.3), vessel_contrast=(0.7, 1.2), central_reflex=(0.25, 1),
+        vessel_spacing=(0.95, 1.3), vessel_contrast=(0.55, 1.15), central_reflex=(0.2, 1),
         choroid=(0.4, 1), rim=(0.004, 0.012), black=(1, 0, 0), notch=False,
     ),
     # STARE (Topcon TRV-50, 35°, scanned slides)
@@ -209,7 +209,7 @@ def draw_parameters(seed: int, parameters: PhantomParameters | None = None) -> P
         "pigmentation": between((0, 1)),
         # Screening sees mostly healthy eyes.
         "grade": int(rng.choice(5, p=(0.6, 0.12, 0.12, 0.1, 0.06))),
-        "vein_width": float(np.clip(rng.normal(165, 15), 125, 205)),
+        "vein_width": float(np.clip(rng.normal(168, 17), 125, 210)),
         "artery_vein_ratio": float(np.clip(rng.normal(0.68, 0.06), 0.55, 0.85)),
         "tortuosity": float(rng.beta(2, 3)),
         "vessel_spacing": between(camera.vessel_spacing),
@@ -417,7 +417,7 @@ class _Forest:
 
     def _candidate_places(self) -> np.ndarray:
         """A jittered grid over the field without disc and avascular zone, (n, 2) mm."""
-        step = self.field_radius / 26
+        step = self.field_radius / 23
         ticks = np.arange(-self.field_radius, self.field_radius + step, step)
         grid = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
         grid = grid + self.rng.uniform(-0.4, 0.4, grid.shape) * step
@@ -513,8 +513,8 @@ class _Forest:
         columns = (points, direction, np.full(len(points), number)[:, None], index[:, None])
         rows = np.hstack([*columns, free[:, None]])
         self.nodes[kind] = np.vstack([self.nodes[kind], rows])
-        # The grid of places is coarse, so every third point will do.
-        apart = self.places[:, None] - points[None, ::3]
+        # The grid of places is coarse, so every fourth point will do.
+        apart = self.places[:, None] - points[None, ::4]
         nearest = np.sqrt(np.einsum("pqi,pqi->pq", apart, apart).min(1))
         np.minimum(self.distance[kind], nearest, out=self.distance[kind])
         row, column = self._cells(points)
@@ -705,16 +705,16 @@ class VesselMaps(NamedTuple):
 
 
 class CentreLine(NamedTuple):
-    """Closely spaced points along vessels, in pixels: (n, 2), (n, 2) unit vectors, (n,), (n,)."""
+    """Closely spaced points along vessels, in pixels (column, row)."""
 
-    points: np.ndarray
-    directions: np.ndarray
-    radii: np.ndarray
-    segment: np.ndarray
+    points: np.ndarray  # (n, 2)
+    directions: np.ndarray  # (n, 2), unit vectors
+    radii: np.ndarray  # (n,)
+    segment: np.ndarray  # (n,), which segment
 
 
 def _centre_line(segments: Sequence[VesselSegment], projection: Projection) -> CentreLine:
-    """Put a point on the segments about every half pixel."""
+    """Put a point on the segments every pixel or closer."""
     if not segments:
         return CentreLine(np.empty((0, 2)), np.empty((0, 2)), np.empty(0), np.empty(0, int))
     points = projection.to_pixels(np.vstack([segment.points for segment in segments]))
@@ -722,7 +722,7 @@ def _centre_line(segments: Sequence[VesselSegment], projection: Projection) -> C
     owner = np.repeat(np.arange(len(segments)), [len(segment.points) for segment in segments])
     first = np.flatnonzero(owner[:-1] == owner[1:])  # edges, not from one segment to the next
     along = points[first + 1] - points[first]
-    count = np.ceil(np.hypot(*along.T) / 0.6).astype(int) + 1
+    count = np.ceil(np.hypot(*along.T) / 0.8).astype(int) + 1
     edge = np.repeat(np.arange(len(first)), count)
     # 0, 1, 2 … within each edge
     rank = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
@@ -737,14 +737,20 @@ def _centre_line(segments: Sequence[VesselSegment], projection: Projection) -> C
 
 
 def _around(line: CentreLine, reach: np.ndarray, size: int):
-    """Yield, for points of similar width, the pixels near each and their place relative to it.
+    """Find the pixels beside each point of a centre line, points of similar width together.
+
+    Args:
+        line: n points.
+        reach: (n,) how far to look, in pixels.
+        size: side of the image.
 
     Yields:
-        which points (indices), flat pixel numbers (n, k), distance across the vessel (n, k) and
-        along it (n, k), in pixels; ``inside`` (n, k) tells pixels of the image from others.
+        three (m,) arrays, one entry for each pair of a point and a pixel beside it: number of
+        the point, flat number of the pixel, distance of its centre from the axis in pixels.
     """
     half = np.ceil(reach).astype(int)
     groups = np.unique(np.where(half > 4, (half + 2) // 3 * 3, half))
+    # Points in rows, their pixels in columns: arrays of one size for each group of widths.
     lower = 0
     for half_size in groups:
         which = np.flatnonzero((half > lower) & (half <= half_size))
