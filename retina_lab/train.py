@@ -14,6 +14,8 @@ import math
 import os
 import platform
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ from retina_lab.predict import predict_dataset, predict_tensor
 from retina_lab.preprocess import normalise, to_batch
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
+CHECKPOINT = "checkpoint.pt"
 HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
 
 
@@ -294,6 +297,230 @@ def versions() -> dict[str, str]:
     }
 
 
+class _StopAfterStep:
+    """Turns the first Ctrl-C into a wish that the loop grants between two steps.
+
+    An exception in the middle of a step would leave half of the weights updated. The second
+    Ctrl-C is an ordinary one. Signals reach the main thread only; elsewhere nothing changes.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self.previous = None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+
+
+class Training:
+    """One training in progress: what must be kept to go on, and the loop itself.
+
+    Made by :func:`fit`, which documents the settings. Read :meth:`loop` first.
+    """
+
+    def __init__(
+        self, fabric, network, optimizer, criterion, sampler, val, settings, out, begin, callback
+    ):
+        self.fabric, self.criterion, self.sampler, self.val = fabric, criterion, sampler, val
+        self.settings, self.out, self.begin, self.callback = settings, out, begin, callback
+        self.network, self.optimizer = fabric.setup(network, optimizer)
+        self.per_epoch = sampler.steps_per_epoch
+        epochs, budget = settings["epochs"], settings["budget_seconds"]
+        self.total_steps = math.inf if epochs is None else epochs * self.per_epoch
+        self.limit = math.inf if budget is None else budget
+        self.step, self.checks_done = 0, 0
+        self.before = 0.0  # seconds of the sittings before this one
+        self.losses: list[float] = []  # of the current epoch
+        self.rows: list[dict[str, float]] = []
+        self.best = -1.0
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        if out is not None and (out / CHECKPOINT).exists():
+            self._restore()
+
+    def loop(self, stop: _StopAfterStep, bar: tqdm) -> None:
+        """Predict, compare, follow the gradient, until the epochs or the seconds are over."""
+        self.network.train()
+        while (share := self.share_done()) < 1 and not stop.asked:
+            self._set_rate(self.settings["lr"] * (1 - share))
+            image, vessels, fov = self._next_batch()
+
+            logits = self.network(image)  # N×1×h×w
+            loss = self.criterion(logits, vessels, fov)
+            if not torch.isfinite(loss):
+                raise TrainingError(self._explain_divergence(logits))
+            self.fabric.backward(loss)
+            self.fabric.clip_gradients(
+                self.network, self.optimizer, max_norm=self.settings["gradient_clip"]
+            )
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+            self.step += 1
+            self.losses.append(loss.item())
+            if self.step % self.per_epoch == 0:
+                self._end_epoch()
+            self._show(bar)
+        if self.losses and not stop.asked:  # the budget ended inside an epoch
+            self._end_epoch()
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, all sittings together."""
+        return self.before + time.perf_counter() - self.begin
+
+    def share_done(self) -> float:
+        """Share of the training that is behind us, in [0, 1], the same in all processes."""
+        if self.limit == math.inf:
+            return self.step / self.total_steps
+        share = min(1.0, self.elapsed() / self.limit)
+        # Two clocks would let one process stop while the other waits for its gradients.
+        return self.fabric.broadcast(share) if self.fabric.world_size > 1 else share
+
+    def _set_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """This process's share of the batch of this step: image, vessels, fov."""
+        rank = self.fabric.global_rank
+        torch.manual_seed(step_seed(self.settings["seed"], 3, self.step, rank))  # dropout
+        batch = self.sampler.batch(self.step, self.fabric.device)
+        mine = slice(rank, None, self.fabric.world_size)
+        image = batch["image"][mine].contiguous(memory_format=torch.channels_last)
+        return image, batch["vessels"][mine], batch["fov"][mine]
+
+    def _end_epoch(self) -> None:
+        """Write a row of the history; validate and save if one of the checks is due."""
+        row = {
+            "epoch": self.step / self.per_epoch,
+            "step": self.step,
+            "seconds": self.elapsed(),
+            "loss": float(np.mean(self.losses)),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "val_dice": math.nan,
+        }
+        self.losses.clear()
+        self.rows.append(row)
+        due = self.share_done() * self.settings["checks"]
+        if due >= self.checks_done + 1:
+            self.checks_done = math.floor(due)
+            self.network.eval()
+            if self.val:
+                row["val_dice"] = self._validate()
+            if self.callback is not None:
+                self.callback(self.network.module, row)
+            self.network.train()
+            self.save()
+
+    def _validate(self) -> float:
+        dice = validation_dice(self.network.module, self.val, self.settings["normalisation"])
+        if dice > self.best:
+            self.best, self.best_weights = dice, _copy(self.network.module)
+        return dice
+
+    def _explain_divergence(self, logits: torch.Tensor) -> str:
+        """What to try when the loss is no longer a number."""
+        lr, precision = self.settings["lr"], self.settings["precision"]
+        seen = f"the loss before was {self.losses[-1]:.3g}" if self.losses else "it begins an epoch"
+        finite = "finite" if logits.isfinite().all() else "not finite"
+        return (
+            f"the loss of step {self.step} is not finite ({seen}; the logits are {finite}). "
+            f"Usual causes: a learning rate that is too high (now {lr:g}: try {lr / 10:g}), "
+            f"{precision} precision (try '32-true'), or an image with NaN in it. "
+            "The weights before this step are kept."
+        )
+
+    def progress_bar(self, wanted: bool) -> tqdm:
+        """A bar in steps, or in seconds of the budget. Static pages and other ranks have none."""
+        in_steps = self.limit == math.inf
+        return tqdm(
+            total=round(self.total_steps if in_steps else self.limit),
+            initial=self._position(),
+            unit="step" if in_steps else "s",
+            mininterval=1,
+            desc=self.settings["model"],
+            disable=not wanted
+            or bool(os.environ.get("RETINA_LAB_STATIC"))
+            or self.fabric.global_rank > 0,
+        )
+
+    def _position(self) -> int:
+        return self.step if self.limit == math.inf else round(min(self.elapsed(), self.limit))
+
+    def _show(self, bar: tqdm) -> None:
+        if self.rows and not self.losses:
+            shown = {"loss": f"{self.rows[-1]['loss']:.3f}"}
+            if self.best >= 0:
+                shown["val_dice"] = f"{self.best:.3f}"
+            bar.set_postfix(shown, refresh=False)
+        bar.update(self._position() - bar.n)
+
+    def save(self) -> None:
+        """Write ``checkpoint.pt`` and ``history.csv``, unless the weights are already broken."""
+        network = self.network.module
+        sound = all(torch.isfinite(p).all() for p in network.parameters())
+        if self.out is None or self.fabric.global_rank or not sound:
+            return
+        everything = {
+            "model": network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "checks_done": self.checks_done,
+            "elapsed": self.elapsed(),
+            "losses": self.losses,
+            "rows": self.rows,
+            "best": self.best,
+            "best_weights": self.best_weights,
+            "settings": json.dumps(self.settings),
+        }
+        _write_atomically(self.out / CHECKPOINT, lambda path: torch.save(everything, path))
+        table = pd.DataFrame(self.rows, columns=HISTORY)
+        _write_atomically(self.out / "history.csv", lambda path: table.to_csv(path, index=False))
+
+    def _restore(self) -> None:
+        """Go on from ``checkpoint.pt``."""
+        saved = torch.load(
+            self.out / CHECKPOINT, map_location=self.fabric.device, weights_only=True
+        )
+        self.network.module.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.checks_done = saved["step"], saved["checks_done"]
+        self.before, self.losses, self.rows = saved["elapsed"], saved["losses"], saved["rows"]
+        self.best, self.best_weights = saved["best"], saved["best_weights"]
+
+    def result(self, interrupted: bool) -> Run:
+        """The run with its best weights; ``last.safetensors`` beside them."""
+        seconds = {"train": self.elapsed()}
+        self.network.eval()
+        if self.val and self.rows and not interrupted and math.isnan(self.rows[-1]["val_dice"]):
+            self.rows[-1]["val_dice"] = self._validate()
+        last_weights = _copy(self.network.module)
+        if self.out is not None and self.fabric.global_rank == 0:
+            _write_atomically(
+                self.out / "last.safetensors", lambda path: save_file(last_weights, path)
+            )
+        kept = self.network.module.cpu().to(memory_format=torch.contiguous_format)
+        kept.load_state_dict(self.best_weights or last_weights)
+        return Run(
+            model=kept.eval(),
+            settings=self.settings,
+            history=pd.DataFrame(self.rows, columns=HISTORY),
+            seconds=seconds,
+            interrupted=interrupted,
+            out=self.out,
+        )
+
+
 def fit(
     model: str | nn.Module,
     train: Sequence[FundusSample],
@@ -434,150 +661,19 @@ def fit(
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
-    network, optimizer = fabric.setup(network, optimizer)
-
-    per_epoch = sampler.steps_per_epoch
-    total_steps = epochs * per_epoch if epochs is not None else math.inf
-    state = {"step": 0, "elapsed": 0.0, "best": -1.0, "checks_done": 0}
-    rows: list[dict[str, float]] = []
-    best_weights: dict[str, torch.Tensor] | None = None
-    if out is not None and (out / "checkpoint.pt").exists():
-        saved = torch.load(out / "checkpoint.pt", map_location=fabric.device, weights_only=True)
-        network.module.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        state, rows, best_weights = saved["state"], saved["history"], saved["best_weights"]
-        losses = saved["losses"]
-    else:
-        losses = []
-    before = state["elapsed"]
-
-    def done() -> float:
-        """Share of the training that is behind us, in [0, 1], the same in all processes."""
-        if epochs is not None:
-            return state["step"] / total_steps
-        share = min(1.0, (before + time.perf_counter() - begin) / limit)
-        # Two clocks would let one process stop while the other waits for its gradients.
-        return fabric.broadcast(share) if fabric.world_size > 1 else share
-
-    def end_epoch() -> dict[str, float]:
-        row = {
-            "epoch": state["step"] / per_epoch,
-            "step": state["step"],
-            "seconds": before + time.perf_counter() - begin,
-            "loss": float(np.mean(losses)),
-            "lr": optimizer.param_groups[0]["lr"],
-            "val_dice": math.nan,
-        }
-        losses.clear()
-        rows.append(row)
-        return row
-
-    def checkpoint() -> None:
-        state["elapsed"] = before + time.perf_counter() - begin
-        if out is None or fabric.global_rank:
-            return
-        everything = {
-            "model": network.module.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "state": state,
-            "history": rows,
-            "losses": losses,
-            "best_weights": best_weights,
-            "settings": json.dumps(settings),
-        }
-        _write_atomically(out / "checkpoint.pt", lambda path: torch.save(everything, path))
-        table = pd.DataFrame(rows, columns=HISTORY)
-        _write_atomically(out / "history.csv", lambda path: table.to_csv(path, index=False))
-
-    bar = tqdm(
-        total=round(total_steps if epochs is not None else limit),
-        initial=round(state["step"] if epochs is not None else before),
-        unit="step" if epochs is not None else "s",
-        mininterval=1,
-        desc=settings["model"],
-        disable=not progress or bool(os.environ.get("RETINA_LAB_STATIC")) or fabric.global_rank > 0,
+    training = Training(
+        fabric, network, optimizer, criterion, sampler, val, settings, out, begin, callback
     )
-    interrupted = False
-    network.train()
-    try:
-        while state["step"] < total_steps and (share := done()) < 1:
-            step = state["step"]
-            for group in optimizer.param_groups:
-                group["lr"] = lr * (1 - share)
-            torch.manual_seed(step_seed(seed, 3, step, fabric.global_rank))  # dropout
-            batch = sampler.batch(step, fabric.device)
-            mine = slice(fabric.global_rank, None, fabric.world_size)
-            image = batch["image"][mine].contiguous(memory_format=torch.channels_last)
-
-            logits = network(image)
-            value = criterion(logits, batch["vessels"][mine], batch["fov"][mine])
-            if not torch.isfinite(value):
-                raise TrainingError(_explain_divergence(step, lr, precision, losses, logits))
-            fabric.backward(value)
-            fabric.clip_gradients(network, optimizer, max_norm=gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad()
-
-            losses.append(value.item())
-            state["step"] = step + 1
-            if epochs is not None:
-                bar.update(1)
-            else:
-                bar.update(min(bar.total, round(before + time.perf_counter() - begin)) - bar.n)
-
-            if state["step"] % per_epoch:
-                continue
-            row = end_epoch()
-            if (behind := done() * checks) >= state["checks_done"] + 1:
-                state["checks_done"] = math.floor(behind)
-                network.eval()
-                if val:
-                    row["val_dice"] = validation_dice(network.module, val, normalisation)
-                    if row["val_dice"] > state["best"]:
-                        state["best"] = row["val_dice"]
-                        best_weights = _copy(network.module)
-                if callback is not None:
-                    callback(network.module, row)
-                network.train()
-                checkpoint()
-            bar.set_postfix(
-                loss=f"{row['loss']:.3f}",
-                **({"val_dice": f"{state['best']:.3f}"} if state["best"] >= 0 else {}),
-                refresh=False,
-            )
-        if losses:  # the budget ended inside an epoch
-            end_epoch()
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        bar.close()
-        # Whatever ended the loop, what there is stays: the last good step is on disk.
-        if not all(torch.isfinite(p).all() for p in network.parameters()):
-            interrupted = True
-        else:
-            checkpoint()
-
-    seconds = {"train": state["elapsed"]}
-    last_weights = _copy(network.module)
-    network.eval()
-    if val and not interrupted:
-        final = validation_dice(network.module, val, normalisation)
-        if rows and math.isnan(rows[-1]["val_dice"]):
-            rows[-1]["val_dice"] = final
-        if final > state["best"]:
-            best_weights = last_weights
-    kept = network.module.cpu().to(memory_format=torch.contiguous_format)
-    kept.load_state_dict(best_weights or last_weights)
-    kept.eval()
-    run = Run(
-        model=kept,
-        settings=settings,
-        history=pd.DataFrame(rows, columns=HISTORY),
-        seconds=seconds,
-        interrupted=interrupted,
-        out=out,
-    )
-    if threshold and not interrupted:
+    with _StopAfterStep() as stop, training.progress_bar(progress) as bar:
+        try:
+            training.loop(stop, bar)
+        except KeyboardInterrupt:  # a second Ctrl-C, or one while validating
+            stop.asked = True
+        finally:
+            # Whatever ended the loop: the state after the last good step is on disk.
+            training.save()
+    run = training.result(interrupted=stop.asked)
+    if threshold and not run.interrupted:
         from retina_lab.evaluate import choose_threshold
 
         start = time.perf_counter()
@@ -588,7 +684,6 @@ def fit(
         )
         run.seconds["threshold"] = time.perf_counter() - start
     if out is not None and fabric.global_rank == 0:
-        _write_atomically(out / "last.safetensors", lambda path: save_file(last_weights, path))
         save_run(run, out)
     return run
 
@@ -596,19 +691,6 @@ def fit(
 def _copy(network: nn.Module) -> dict[str, torch.Tensor]:
     """The network's weights, on the CPU and untouched by later steps."""
     return {k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()}
-
-
-def _explain_divergence(
-    step: int, lr: float, precision: str, losses: list[float], logits: torch.Tensor
-) -> str:
-    """What to try when the loss is no longer a number."""
-    seen = f"the loss before was {losses[-1]:.3g}" if losses else "it is the first of its epoch"
-    cause = "the logits are not finite" if not logits.isfinite().all() else "the logits are finite"
-    return (
-        f"the loss of step {step} is not finite ({seen}; {cause}). Usual causes: a learning "
-        f"rate that is too high (now {lr:g}: try {lr / 10:g}), {precision} precision (try "
-        "'32-true'), or an image with NaN in it. The weights before this step are kept."
-    )
 
 
 def _look_into(out: Path, settings: dict[str, Any]) -> Run | None:
@@ -622,13 +704,13 @@ def _look_into(out: Path, settings: dict[str, Any]) -> Run | None:
     found = None
     if (out / "run.json").exists():
         found = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
-    elif (out / "checkpoint.pt").exists():
+    elif (out / CHECKPOINT).exists():
         try:
-            saved = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+            saved = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
             found = json.loads(saved["settings"])
         except Exception as error:
             raise TrainingError(
-                f"{out / 'checkpoint.pt'} cannot be read ({error}); "
+                f"{out / CHECKPOINT} cannot be read ({error}); "
                 "delete it to start again, or choose another folder"
             ) from error
     if found is None:

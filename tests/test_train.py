@@ -1,5 +1,6 @@
 import json
 import math
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from retina_lab.train import (
     hold_out,
     load_run,
     parse_budget,
+    step_seed,
     validation_dice,
 )
 from tests.conftest import made_sample
@@ -205,6 +207,35 @@ def test_interrupted_equals_uninterrupted(made_samples, tmp_path, stop_at):
     pd.testing.assert_frame_equal(whole.history[same], rest.history[same], check_exact=True)
 
 
+def test_ctrl_c_stops_between_two_steps(made_samples, tmp_path):
+    """The signal itself: it comes in the middle of a step, and the step is finished first."""
+    settings = {"epochs": 6, "seed": 3, **QUICK}
+    whole = fit("tiny-unet", made_samples, out=tmp_path / "whole", **settings)
+
+    torch.manual_seed(step_seed(3, 0))
+    network = build_model("tiny-unet")
+    calls = []
+
+    def interrupt(module, inputs):
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    handle = network.register_forward_pre_hook(interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    part = fit(network, made_samples, out=tmp_path / "part", **settings)
+    handle.remove()
+    assert part.interrupted
+    assert signal.getsignal(signal.SIGINT) is handler
+    saved = torch.load(tmp_path / "part/checkpoint.pt", weights_only=True)
+    assert saved["step"] == 5
+    torch.manual_seed(step_seed(3, 0))
+    rest = fit(build_model("tiny-unet"), made_samples, out=tmp_path / "part", **settings)
+    assert not rest.interrupted
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(rest.model(x), whole.model(x))
+
+
 def test_seed_decides(made_samples):
     one, two = (fit("tiny-unet", made_samples, epochs=1, seed=5, **QUICK) for _ in range(2))
     other = fit("tiny-unet", made_samples, epochs=1, seed=6, **QUICK)
@@ -253,7 +284,7 @@ def test_a_loss_that_is_not_a_number_stops_with_an_explanation(made_samples, tmp
         fit(Explosive(), made_samples, epochs=5, out=tmp_path, **QUICK)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
-    assert saved["state"]["step"] == 2
+    assert saved["step"] == 2
 
 
 def test_a_budget_ends_and_the_rate_falls_to_its_end(made_samples):
