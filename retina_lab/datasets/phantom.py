@@ -83,7 +83,7 @@ CAMERAS: dict[str, Camera] = {
     # CHASE_DB1 (Nidek NM-200-D, 30°, centred on the disc of a child)
     "nidek-30": Camera(
         field_degrees=(28, 33), centring=(0, 0.12), flat_cut=(0, 0),
-        red=(125, 250), green_to_red=(0.28, 0.46), blue_to_green=(0.10, 0.25),
+        red=(145, 280), green_to_red=(0.28, 0.46), blue_to_green=(0.10, 0.25),
         vignetting=(0.5, 1.0), defocus=(0.1, 0.55), noise=(2.0, 4.5), jpeg_quality=(75, 95),
         vessel_spacing=(0.95, 1.3), vessel_contrast=(0.55, 1.15), central_reflex=(0.2, 1),
         choroid=(0.4, 1), rim=(0.004, 0.012), black=(1, 0, 0), notch=False,
@@ -1225,7 +1225,10 @@ def make_projection(parameters: PhantomParameters, size: int) -> Projection:
 
 
 def make_tree(seed: int, parameters: PhantomParameters) -> list[VesselSegment]:
-    """The vessel trees of a phantom whose parameters are all drawn, see :func:`grow_vessels`."""
+    """The vessel trees of a phantom whose parameters are all drawn; read-only arrays.
+
+    See :func:`grow_vessels`.
+    """
     return list(
         _grown(
             int(seed),
