@@ -178,7 +178,9 @@ def render(source: Path, output: Path) -> None:
 def build_book(root: Path, executed: dict[str, Path], settings: Settings) -> Path:
     """Render the book over executed notebooks and return its ``index.html``.
 
-    A book that was there before is replaced only once the new one is finished and clean.
+    Books of several datasets and profiles lie side by side in ``build/book/``, whose own
+    ``index.html`` leads to the one made last. A book is replaced only once the new one is
+    finished and clean.
 
     Raises:
         CourseError: Jupyter Book warns, a page would load something from the network, or a link
@@ -198,7 +200,32 @@ def build_book(root: Path, executed: dict[str, Path], settings: Settings) -> Pat
     if target.exists():
         shutil.rmtree(target)
     shutil.move(html, target)
+    _write_door(target.parent, settings.folder)
     return target / "index.html"
+
+
+def _write_door(books: Path, newest: str) -> None:
+    """Write the page that leads to the book made last and names the others."""
+    others = sorted(p.parent.name for p in books.glob("*/index.html"))
+    links = "\n".join(f'<li><a href="{name}/index.html">{name}</a></li>' for name in others)
+    (books / "index.html").write_text(
+        f"""<!DOCTYPE html>
+<html lang="en-GB">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url={newest}/index.html">
+<title>The books that were made here</title>
+</head>
+<body>
+<h1>The books that were made here</h1>
+<ul>
+{links}
+</ul>
+</body>
+</html>
+""",
+        "utf-8",
+    )
 
 
 class _Page(HTMLParser):
