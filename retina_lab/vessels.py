@@ -59,6 +59,38 @@ def width_map(vessels: np.ndarray) -> np.ndarray:
     return np.where(vessels, _widths_along_axis(vessels)[tuple(nearest)], 0.0)
 
 
+def found_by_width(
+    prediction: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None, widest: int = 12
+) -> np.ndarray:
+    """Sensitivity by width: of the vessel pixels of each width, how many a prediction marks.
+
+    Args:
+        prediction: (H, W) ``bool``.
+        truth: (H, W) ``bool``; its widths are those of :func:`width_map`, rounded.
+        where: (H, W) ``bool``: the pixels to count, such as the field of view. None: all.
+        widest: in pixels; wider vessels are counted with it.
+
+    Returns:
+        (2, widest + 1) ``int64``: for widths 0, 1, … ``widest`` the pixels of ``truth``, and below
+        them those that ``prediction`` marks too. Add several to pool images.
+
+    Raises:
+        ValueError: if a map is not a two-dimensional ``bool`` array or the shapes differ.
+    """
+    prediction, truth = _checked(prediction), _checked(truth)
+    where = np.ones(truth.shape, bool) if where is None else _checked(where)
+    for name, plane in {"prediction": prediction, "where": where}.items():
+        if plane.shape != truth.shape:
+            raise ValueError(f"{name} is {plane.shape} but truth is {truth.shape}")
+    widths = np.rint(width_map(truth)).astype(int).clip(max=widest)
+    return np.stack(
+        [
+            np.bincount(widths[marked], minlength=widest + 1)
+            for marked in (truth & where, truth & where & prediction)
+        ]
+    )
+
+
 def _widths_along_axis(vessels: np.ndarray) -> np.ndarray:
     """(H, W) twice the distance to the background, which on a centre line is the width."""
     # A ring of background: what the frame cuts off must not look infinitely wide.

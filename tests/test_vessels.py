@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retina_lab.metrics import skeleton
-from retina_lab.vessels import vessel_widths, width_map
+from retina_lab.vessels import found_by_width, vessel_widths, width_map
 
 
 def bar(width, length=60, transpose=False):
@@ -80,6 +80,38 @@ def test_width_map_agrees_with_the_widths_of_the_centre_lines():
     plane = bar(4) | bar(7, 24).T.repeat(3, axis=1)[:24, :60]
     plane[:, 30:35] = True
     np.testing.assert_array_equal(width_map(plane)[skeleton(plane)], vessel_widths(plane))
+
+
+def test_found_by_width_counts_thin_and_thick_apart():
+    truth = np.zeros((60, 100), bool)
+    truth[10:12] = True  # 2 wide, not found
+    truth[30:39] = True  # 9 wide, upper five rows found
+    prediction = np.zeros_like(truth)
+    prediction[28:35] = True
+    middle = np.zeros_like(truth)
+    middle[:, 20:80] = True
+    there, found = found_by_width(prediction, truth, middle)
+    assert there[2] == 2 * 60 and found[2] == 0
+    assert there[9] == 9 * 60 and found[9] == 5 * 60
+    assert there.sum() == truth[middle].sum()
+    assert found.sum() == (truth & prediction)[middle].sum()
+
+
+def test_wider_than_the_widest_is_counted_with_it():
+    truth = np.zeros((40, 100), bool)
+    truth[10:30] = True
+    there, found = found_by_width(truth, truth, widest=5)
+    assert there.shape == (6,) and there[5] == truth.sum() == found[5]
+
+
+def test_found_by_width_refuses_maps_that_do_not_fit():
+    plane = np.zeros((5, 6), bool)
+    with pytest.raises(ValueError, match=r"prediction is \(6, 5\) but truth is \(5, 6\)"):
+        found_by_width(plane.T, plane)
+    with pytest.raises(ValueError, match=r"where is \(6, 5\)"):
+        found_by_width(plane, plane, plane.T)
+    with pytest.raises(ValueError, match="bool"):
+        found_by_width(plane.astype(float), plane)
 
 
 def test_no_vessels_have_no_width():
