@@ -91,8 +91,10 @@ def test_found_by_width_counts_thin_and_thick_apart():
     middle = np.zeros_like(truth)
     middle[:, 20:80] = True
     there, found = found_by_width(prediction, truth, middle)
-    assert there[2] == 2 * 60 and found[2] == 0
-    assert there[9] == 9 * 60 and found[9] == 5 * 60
+    assert there[2] == 2 * 60
+    assert found[2] == 0
+    assert there[9] == 9 * 60
+    assert found[9] == 5 * 60
     assert there.sum() == truth[middle].sum()
     assert found.sum() == (truth & prediction)[middle].sum()
 
@@ -101,7 +103,8 @@ def test_wider_than_the_widest_is_counted_with_it():
     truth = np.zeros((40, 100), bool)
     truth[10:30] = True
     there, found = found_by_width(truth, truth, widest=5)
-    assert there.shape == (6,) and there[5] == truth.sum() == found[5]
+    assert there.shape == (6,)
+    assert there[5] == truth.sum() == found[5]
 
 
 def test_found_by_width_refuses_maps_that_do_not_fit():
