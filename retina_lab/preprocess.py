@@ -12,6 +12,9 @@ from retina_lab.datasets.sample import FundusSample
 
 NORMALISATIONS = ("local", "zscore", "none")
 
+RIM = 3  # pixels
+"""How far the penumbra of the camera's aperture reaches into the field of view."""
+
 
 def to_batch(samples: FundusSample | Sequence[FundusSample]) -> dict[str, torch.Tensor]:
     """Stack samples of one size into a batch.
@@ -71,9 +74,11 @@ def normalise(
 
     ``"local"`` subtracts the mean of a box around each pixel and divides by its standard
     deviation, both taken over the pixels inside the field of view only, so that the black
-    border does not bend the values near the rim. ``"zscore"`` does the same with one mean
-    and one deviation per image and channel. ``"none"`` changes nothing inside the field.
-    Pixels outside the field become 0 in all three.
+    border does not bend the values near the rim. The outermost ``RIM`` pixels of the field
+    lie in the penumbra of the aperture and are as dark against their neighbours as a vessel:
+    they count as outside. ``"zscore"`` does the same with one mean and one deviation per
+    image and channel, rim included. ``"none"`` changes nothing inside the field. Pixels
+    outside become 0 in all three.
 
     Args:
         image: (N, 3, H, W) in [0, 1].
@@ -100,6 +105,8 @@ def normalise(
     else:
         if window < 3 or window % 2 == 0:
             raise ValueError(f"the window must be odd and at least 3, not {window}")
+        fov = -F.max_pool2d(-fov, 2 * RIM + 1, stride=1, padding=RIM)  # erosion
+        inside = image * fov
         # One pass for count, sum and sum of squares. Subtracting the image's mean first
         # keeps E[x²] − E[x]² from cancelling in float32.
         centre = inside.sum((2, 3), keepdim=True) / fov.sum((2, 3), keepdim=True).clamp(min=1)

@@ -4,7 +4,7 @@ import torch
 from scipy import ndimage
 
 from retina_lab.datasets import FundusSample
-from retina_lab.preprocess import normalise, to_batch
+from retina_lab.preprocess import RIM, normalise, to_batch
 
 
 def sample(height=4, width=5, vessels=True):
@@ -37,7 +37,8 @@ def test_local_normalisation_agrees_with_scipy():
     fov = torch.zeros(1, 1, 40, 50)
     fov[..., 5:35, 8:45] = 1
     ours = normalise(image, fov, "local", window=9)[0].numpy()
-    inside = fov[0, 0].numpy().astype(np.float64)
+    inside = np.zeros((40, 50))
+    inside[5 + RIM : 35 - RIM, 8 + RIM : 45 - RIM] = 1
 
     def box(values):
         return ndimage.uniform_filter(values, 9, mode="constant") * 81
@@ -66,6 +67,22 @@ def test_brightness_and_contrast_of_the_camera_drop_out(method):
     assert torch.allclose(
         normalise(image, fov, method), normalise(other_camera, fov, method), atol=1e-3
     )
+
+
+def test_the_penumbra_of_the_aperture_is_no_vessel():
+    """A rim that fades over the outermost pixels leaves no dark ring behind."""
+    fov = torch.zeros(1, 1, 64, 64)
+    fov[..., 16:48, 16:48] = 1
+    image = 0.6 * fov.expand(1, 3, 64, 64).clone()
+    image[..., 16, 16:48] = 0.2
+    image[..., 17, 16:48] = 0.4
+    assert normalise(image, fov, "local").abs().max() < 1e-3
+    assert normalise(image, fov, "zscore").min() < -3
+
+
+def test_a_crop_of_the_inside_loses_nothing_at_its_edges():
+    image = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(3))
+    assert (normalise(image, torch.ones(1, 1, 20, 20), "local")[..., 0, :] != 0).all()
 
 
 def test_zscore_has_mean_zero_and_deviation_one_in_the_field():
