@@ -28,6 +28,7 @@ from PIL import Image
 from retina_lab import augment, metrics, plots
 from retina_lab.augment import Batch
 from retina_lab.datasets.sample import FundusSample
+from retina_lab.metrics import ScoreHistogram
 from retina_lab.preprocess import to_batch
 
 DPI = 100
@@ -105,7 +106,8 @@ class Explorer:
         # text. Its stated size keeps the page from jumping while the next one is decoded.
         source = plots.data_uri(picture, "webp", quality=90, method=1)
         self._picture.value = plots.image_html(source, text, *picture.size)
-        self._caption.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
+        status = 'role="status" aria-live="polite" style="line-height:1.4"'
+        self._caption.value = f"<div {status}>{html.escape(text)}</div>"
 
     def _redraw(self, change) -> None:
         """Answer a moved slider. Errors go where they are seen, and into the saved state.
@@ -251,14 +253,14 @@ _TEMPLATE = """<div class="retina-explorer" id="§name§" role="group" aria-labe
 #§name§ .controls > div { display: flex; gap: .8em; align-items: center; margin: .3em 0; }
 #§name§ .controls label { min-width: 8em; }
 #§name§ .controls input { flex: 0 1 24em; }
-#§name§ .controls [hidden], #§name§ .controls[hidden] { display: none; }
+#§name§ [hidden] { display: none; }
 #§name§ p { margin: .4em 0 1em; font-size: 90%; }
-@media print { #§name§ .controls { display: none; } }
+@media print { #§name§ .controls, #§name§ .still { display: none; } }
 </style>
 <div class="controls" hidden>§controls§</div>
 §picture§
 <p role="status" aria-live="polite">§caption§</p>
-<noscript><p>A still: with scripts switched on, sliders stand above this picture.</p></noscript>
+<p class="still">A still: with scripts switched on, sliders stand above this picture.</p>
 <script type="application/json">§payload§</script>
 <script>
 (() => {
@@ -282,6 +284,7 @@ _TEMPLATE = """<div class="retina-explorer" id="§name§" role="group" aria-labe
   };
   inputs.forEach((input) => input.addEventListener("input", update));
   box.querySelector(".controls").hidden = false;
+  box.querySelector(".still").hidden = true;
   update();
 })();
 </script>
@@ -455,17 +458,23 @@ def _phantom_control(row: dict, value) -> ipywidgets.Widget:
 
 
 @plots.styled
-def render_threshold(sample: FundusSample, probability: np.ndarray, threshold: float) -> Figure:
+def render_threshold(
+    sample: FundusSample,
+    probability: np.ndarray,
+    threshold: float,
+    histogram: ScoreHistogram | None = None,
+) -> Figure:
     """The error map at a threshold, and where that threshold lies on the ROC and PR curves.
 
     Args:
         sample: with vessels.
         probability: (H, W) in [0, 1].
         threshold: in [0, 1].
+        histogram: ``metrics.histogram`` of the map inside the FOV, if it is at hand.
     """
+    histogram = histogram or metrics.histogram(probability, sample.vessels, sample.fov)
+    counts = metrics.counts_at(histogram, threshold)
     prediction = metrics.binarise(probability, threshold)
-    counts = metrics.count(prediction, sample.vessels, sample.fov)
-    histogram = metrics.histogram(probability, sample.vessels, sample.fov)
     figure = Figure(figsize=(9.6, 4.7))
     # Places are fixed, so that nothing but the content moves with the slider.
     where = {
@@ -479,7 +488,7 @@ def render_threshold(sample: FundusSample, probability: np.ndarray, threshold: f
     plots.draw_picture(axes["map"], errors, f"{sample.name} at threshold {threshold:.2f}")
     plots.add_key(
         axes["map"], plots.error_key(counts), loc="upper center", bbox_to_anchor=(0.5, 0.01),
-        handlelength=1.2, columnspacing=1.2,
+        fontsize=8, handlelength=1, columnspacing=1,
     )  # fmt: skip
     for kind in ("roc", "pr"):
         plots.draw_curve(axes[kind], kind, histogram, color=plots.BLUE)
@@ -489,16 +498,21 @@ def render_threshold(sample: FundusSample, probability: np.ndarray, threshold: f
             markeredgecolor="white", clip_on=False, zorder=5,
         )  # fmt: skip
     plots.draw_threshold_sweep(axes["sweep"], histogram, threshold, ("dice", "accuracy"))
-    axes["sweep"].set_title(
-        f"Dice {metrics.dice(counts):.3f}, accuracy {metrics.accuracy(counts):.3f}"
-    )
-    axes["sweep"].legend(loc="lower left")
+    text = f"Dice {metrics.dice(counts):.3f}, accuracy {metrics.accuracy(counts):.3f}"
+    axes["sweep"].set_title(text, loc="left")
+    axes["sweep"].legend(loc="lower right", bbox_to_anchor=(1.02, 0.97), ncols=2)
     return figure
 
 
-def describe_threshold(sample: FundusSample, probability: np.ndarray, threshold: float) -> str:
-    """The state of :func:`render_threshold` in words."""
-    counts = metrics.count(metrics.binarise(probability, threshold), sample.vessels, sample.fov)
+def describe_threshold(
+    sample: FundusSample,
+    probability: np.ndarray,
+    threshold: float,
+    histogram: ScoreHistogram | None = None,
+) -> str:
+    """The state of :func:`render_threshold` in words; the same arguments."""
+    histogram = histogram or metrics.histogram(probability, sample.vessels, sample.fov)
+    counts = metrics.counts_at(histogram, threshold)
     return (
         f"At threshold {threshold:.2f}: {counts.tp:,} vessel pixels found (TP), "
         f"{counts.fn:,} missed (FN), {counts.fp:,} false alarms (FP), {counts.tn:,} background "
@@ -526,10 +540,11 @@ def explore_threshold(
         raise ValueError(f"{sample.name} has no vessel labels to compare with")
     if np.shape(probability) != sample.size:
         raise ValueError(f"{sample.name} is {sample.size} but the map is {np.shape(probability)}")
+    histogram = metrics.histogram(probability, sample.vessels, sample.fov)
     return Explorer(
         "Threshold explorer",
-        lambda threshold: render_threshold(sample, probability, threshold),
-        lambda threshold: describe_threshold(sample, probability, threshold),
+        lambda threshold: render_threshold(sample, probability, threshold, histogram),
+        lambda threshold: describe_threshold(sample, probability, threshold, histogram),
         {"threshold": _slider("threshold", threshold, 0.0, 1.0, 0.01)},
         frames={"threshold": [i / 20 for i in range(21)]},
     )
