@@ -342,6 +342,19 @@ def test_same_seed_same_batch_and_the_global_generator_is_left_alone():
     assert not torch.equal(one["image"], different["image"])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_batch():
+    batch = random_batch(4, 32, 32)
+    expected = EVERYTHING(batch, generator(3))
+    out = EVERYTHING({name: value.cuda() for name, value in batch.items()}, generator(3))
+    for name in batch:
+        assert out[name].is_cuda
+    # a nearest neighbour exactly between two pixels may fall to either side
+    assert (out["image"].cpu() - expected["image"]).abs().median() < 1e-4
+    for mask in ("vessels", "fov"):
+        assert (out[mask].cpu() != expected[mask]).float().mean() < 1e-3
+
+
 def test_the_light_policy_uses_all_eight_symmetries_equally():
     batch = plain_batch(NUMBERS, count=4000)
     out = Augmentation.light()(batch, generator())["image"][:, 0].flatten(1)
