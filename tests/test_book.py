@@ -226,9 +226,12 @@ def test_page_that_would_load_something_is_refused(tmp_path):
 def test_copy_that_the_runner_did_not_make_is_refused(tmp_path):
     course = small_book(tmp_path, "# Front")
     path = course / "stray.ipynb"
-    nbformat.write(good_notebook(), path)
-    with pytest.raises(CourseError, match="not made by the runner"):
-        book.stage(course, {"01_made": path}, runner.Settings("smoke"), tmp_path / "source")
+    for made, message in (({}, "not made by the runner"), (MADE | {"static": False}, "--static")):
+        notebook = good_notebook()
+        notebook.metadata["retina_lab"] = made
+        nbformat.write(notebook, path)
+        with pytest.raises(CourseError, match=message):
+            book.stage(course, {"01_made": path}, runner.Settings("smoke"), tmp_path / "source")
 
 
 # --- the real book's sources -------------------------------------------------------------------

@@ -101,7 +101,7 @@ def stage(root: Path, executed: dict[str, Path], settings: Settings, source: Pat
     """Lay out the book's sources: the pages of ``book/``, the notebooks' pages, MathJax.
 
     Raises:
-        CourseError: an executed copy is not one of the runner's.
+        CourseError: an executed copy is not one of the runner's, or was made without frames.
     """
     import yaml
 
@@ -114,6 +114,8 @@ def stage(root: Path, executed: dict[str, Path], settings: Settings, source: Pat
         made = read_executed(path)
         if not made:
             raise CourseError(f"{path} was not made by the runner: run the notebook again.")
+        if not made["static"]:
+            raise CourseError(f"{path} carries no frames for its explorers: run it with --static.")
         page = book_copy(nbformat.read(path, as_version=4), made)
         nbformat.write(page, source / "notebooks" / f"{name}.ipynb")
         dates.append(made["finished"].split()[0])
