@@ -48,6 +48,7 @@ def _train(args: argparse.Namespace) -> int:
         augmentation=args.augmentation,
         normalisation=args.normalisation,
         crop=args.crop or None,
+        widest=args.widest,
         batch_size=args.batch_size,
         lr=args.lr,
         device=args.device,
@@ -162,8 +163,6 @@ def _evaluate(args: argparse.Namespace) -> int:
             progress=True,
         )
     else:
-        if args.tta:
-            raise CommandError("--tta is for --run; maps in a folder are scored as they are")
         others = [name for name in open_dataset(args.dataset).names if name not in split.test]
         maps = load_maps(args.maps, split.test, others=others)
     value, source = _threshold(args, run, split.test, maps)
@@ -315,7 +314,12 @@ def build_parser() -> argparse.ArgumentParser:
     device = argparse.ArgumentParser(add_help=False)
     device.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     inference = argparse.ArgumentParser(add_help=False, parents=[device])
-    inference.add_argument("--tta", action="store_true", help="average over the four flips")
+    inference.add_argument(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="average over the four flips of the image (default)",
+    )
     inference.add_argument(
         "--window", type=int, help="side of a sliding window in pixels; default: whole image"
     )
@@ -338,6 +342,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--augmentation", default="light", choices=POLICIES)
     train.add_argument("--normalisation", default="local", choices=NORMALISATIONS)
     train.add_argument("--crop", type=int, default=192, help="side in pixels; 0: whole images")
+    train.add_argument(
+        "--widest",
+        type=int,
+        default=600,
+        help="photographs with a wider field of view are reduced to it (default 600 pixels)",
+    )
     train.add_argument("--batch-size", type=int, default=2)
     train.add_argument("--lr", type=float, default=2e-3)
     train.add_argument("--devices", type=int, default=1, help="processes, one device each")
@@ -368,11 +378,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run_command=_evaluate)
 
     submit = commands.add_parser(
-        "submit", parents=[device], help="write a DRIVE Grand Challenge submission"
+        "submit", parents=[inference], help="write a DRIVE Grand Challenge submission"
     )
     submit.add_argument("--run", required=True)
     submit.add_argument("--out", required=True, help="the ZIP file")
-    submit.add_argument("--tta", action="store_true", help="average over the four flips")
     submit.add_argument("--overwrite", action="store_true")
     submit.set_defaults(run_command=_submit)
 

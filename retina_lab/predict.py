@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from PIL import Image
 from tqdm.auto import tqdm
 
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.metrics import quantise
-from retina_lab.preprocess import normalise, to_batch
+from retina_lab.preprocess import at_working_scale, normalise, to_batch
 
 if TYPE_CHECKING:
     from retina_lab.train import Run
@@ -89,6 +90,39 @@ def predict_tensor(
     return (total / len(flips)).clamp(0, 1).cpu()
 
 
+def predict_sample(
+    network: nn.Module,
+    sample: FundusSample,
+    normalisation: str,
+    width: int | None = None,
+    *,
+    tta: bool = False,
+    window: int | None = None,
+) -> np.ndarray:
+    """The map of one photograph at the network's working scale, on the network's device.
+
+    Args:
+        network: as in :func:`predict_tensor`.
+        sample: of any size.
+        normalisation: see :func:`retina_lab.preprocess.normalise`.
+        width: see :func:`retina_lab.preprocess.at_working_scale`.
+        tta: average over the four flips.
+        window: see :func:`predict_tensor`.
+
+    Returns:
+        (H, W) ``float32`` in [0, 1], zero outside the field of view.
+    """
+    batch = to_batch(sample)
+    seen = at_working_scale(batch, sample.fov, width)
+    image = normalise(seen["image"], seen["fov"], normalisation)
+    probability = predict_tensor(network, image, tta=tta, window=window)
+    if seen is not batch:
+        probability = F.interpolate(
+            probability, sample.size, mode="bilinear", align_corners=False
+        ).clamp(0, 1)
+    return (probability * batch["fov"])[0, 0].numpy()
+
+
 def predict(
     model: nn.Module | Run,
     sample: FundusSample,
@@ -99,6 +133,11 @@ def predict(
     normalisation: str | None = None,
 ) -> np.ndarray:
     """The vessel probability of every pixel of one photograph.
+
+    A run knows at which scale it was trained, as the width of the field of view in pixels. A
+    photograph of quite another scale is segmented at that one, and its map is interpolated back
+    (:func:`retina_lab.preprocess.at_working_scale`): a vessel that is twice as wide as any seen
+    in training would be taken for two edges. A bare network works at the photograph's own scale.
 
     Args:
         model: a network or a :class:`retina_lab.train.Run`.
@@ -116,10 +155,8 @@ def predict(
     if normalisation is None:
         normalisation = "local" if isinstance(model, nn.Module) else model.normalisation
     network = network.to(pick_device(device))
-    batch = to_batch(sample)
-    image = normalise(batch["image"], batch["fov"], normalisation)
-    probability = predict_tensor(network, image, tta=tta, window=window)
-    return (probability * batch["fov"])[0, 0].numpy()
+    width = None if isinstance(model, nn.Module) else model.settings.get("fov_width")
+    return predict_sample(network, sample, normalisation, width, tta=tta, window=window)
 
 
 def predict_dataset(

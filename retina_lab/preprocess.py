@@ -53,6 +53,64 @@ def to_batch(samples: FundusSample | Sequence[FundusSample]) -> dict[str, torch.
     return batch
 
 
+SCALE_TOLERANCE = 1.3
+
+
+def fov_width(fov: np.ndarray) -> int:
+    """The longer side in pixels of the bounding box of a field of view (H, W); 0 if empty.
+
+    Cameras see 35 to 60 degrees of the retina but store them in 500 to 3500 pixels, so this
+    is the handiest measure of how large a vessel appears.
+    """
+    rows, columns = np.flatnonzero(fov.any(1)), np.flatnonzero(fov.any(0))
+    return int(max(np.ptp(rows), np.ptp(columns))) + 1 if rows.size else 0
+
+
+def at_working_scale(
+    batch: dict[str, torch.Tensor], fov: np.ndarray, width: int | None
+) -> dict[str, torch.Tensor]:
+    """A sample's batch at the scale at which a network works.
+
+    Vessels must look the same size in training and afterwards, whatever the camera. A field
+    of view that is wider or narrower than ``width`` by less than ``SCALE_TOLERANCE`` is left
+    alone: vessels differ more than that within one photograph, and resampling blurs.
+
+    Args:
+        batch: one sample, see :func:`to_batch`.
+        fov: its field of view, (H, W) ``bool``.
+        width: of the field of view in pixels that the network is used to; None or 0: any.
+
+    Returns:
+        The same batch, or a resampled one.
+    """
+    found = fov_width(fov)
+    if not width or not found:
+        return batch
+    factor = width / found
+    return batch if 1 / SCALE_TOLERANCE < factor < SCALE_TOLERANCE else resize_batch(batch, factor)
+
+
+def resize_batch(batch: dict[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
+    """A batch at another resolution: images smoothed and interpolated, masks by nearest pixel.
+
+    Args:
+        batch: see :func:`to_batch`.
+        factor: new size over old, positive.
+
+    Returns:
+        A batch of max(1, round(factor · H)) × max(1, round(factor · W)) pixels.
+    """
+    height, width = batch["image"].shape[-2:]
+    size = (max(1, round(factor * height)), max(1, round(factor * width)))
+    image = F.interpolate(
+        batch["image"], size, mode="bilinear", align_corners=False, antialias=True
+    )
+    return {
+        name: image.clamp(0, 1) if name == "image" else F.interpolate(plane, size, mode="nearest")
+        for name, plane in batch.items()
+    }
+
+
 def _box_sum(x: torch.Tensor, window: int) -> torch.Tensor:
     """Sum over a window×window box around every pixel, zeros outside the image.
 

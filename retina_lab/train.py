@@ -35,8 +35,8 @@ from retina_lab.datasets.layouts import FundusDataset
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.losses import build_loss
 from retina_lab.models import build_model, count_parameters, find_model
-from retina_lab.predict import predict_dataset, predict_tensor
-from retina_lab.preprocess import normalise, to_batch
+from retina_lab.predict import predict_dataset, predict_sample
+from retina_lab.preprocess import at_working_scale, fov_width, normalise, to_batch
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 CHECKPOINT = "checkpoint.pt"
@@ -129,6 +129,7 @@ class CropSampler:
         augmentation: policy applied to each batch.
         normalisation: see :func:`retina_lab.preprocess.normalise`.
         seed: of the run.
+        width: of the field of view, see :func:`retina_lab.preprocess.at_working_scale`.
 
     Raises:
         TrainingError: if there is no sample or one has no labels.
@@ -142,18 +143,22 @@ class CropSampler:
         augmentation: Augmentation,
         normalisation: str,
         seed: int,
+        width: int | None = None,
     ):
         self.batch_size, self.seed = batch_size, seed
         self.augmentation, self.normalisation = augmentation, normalisation
+        self.width = width
         self.images: list[dict[str, torch.Tensor]] = []
         self.corners: list[tuple[int, int, int, int]] = []
         for sample in samples:
             if sample.vessels is None:
                 raise TrainingError(f"{sample.name} has no vessel labels to train on")
-            self.images.append(self._prepare(sample))
-            rows, columns = np.flatnonzero(sample.fov.any(1)), np.flatnonzero(sample.fov.any(0))
+            item = self._prepare(sample)
+            fov = item["fov"][0].numpy()
+            rows, columns = np.flatnonzero(fov.any(1)), np.flatnonzero(fov.any(0))
             if not rows.size:
                 raise TrainingError(f"{sample.name}: the field of view is empty")
+            self.images.append(item)
             self.corners.append((rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
         if not self.images:
             raise TrainingError("there are no training images")
@@ -165,8 +170,8 @@ class CropSampler:
             self.window = (crop, crop)
 
     def _prepare(self, sample: FundusSample) -> dict[str, torch.Tensor]:
-        """One sample, stored small: half precision or bytes."""
-        batch = to_batch(sample)
+        """One sample at the working scale, stored small: half precision or bytes."""
+        batch = at_working_scale(to_batch(sample), sample.fov, self.width)
         if self.augmentation.changes_colours:
             image = (batch["image"] * 255).round().byte()
         else:
@@ -257,13 +262,16 @@ def hold_out(dataset: FundusDataset, count: int) -> tuple[FundusDataset, FundusD
     )
 
 
-def validation_dice(model: nn.Module, samples: Sequence[FundusSample], normalisation: str) -> float:
+def validation_dice(
+    model: nn.Module,
+    samples: Sequence[FundusSample],
+    normalisation: str,
+    width: int | None = None,
+) -> float:
     """Dice at threshold ½, pooled over the pixels in the field of view of all samples."""
     overlap = total = 0
     for sample in samples:
-        batch = to_batch(sample)
-        image = normalise(batch["image"], batch["fov"], normalisation)
-        predicted = predict_tensor(model, image)[0, 0].numpy() >= 0.5
+        predicted = predict_sample(model, sample, normalisation, width) >= 0.5
         overlap += np.count_nonzero(predicted & sample.vessels & sample.fov)
         total += np.count_nonzero(predicted & sample.fov)
         total += np.count_nonzero(sample.vessels & sample.fov)
@@ -423,7 +431,12 @@ class Training:
             self.save()
 
     def _validate(self) -> float:
-        dice = validation_dice(self.network.module, self.val, self.settings["normalisation"])
+        dice = validation_dice(
+            self.network.module,
+            self.val,
+            self.settings["normalisation"],
+            self.settings["fov_width"],
+        )
         if dice > self.best:
             self.best, self.best_weights = dice, _copy(self.network.module)
         return dice
@@ -534,6 +547,7 @@ def fit(
     augmentation: str | Augmentation = "light",
     normalisation: str = "local",
     crop: int | None = 192,
+    widest: int = 600,
     batch_size: int = 2,
     lr: float = 2e-3,
     weight_decay: float = 1e-2,
@@ -568,6 +582,9 @@ def fit(
         augmentation: a policy or its name.
         normalisation: see :func:`retina_lab.preprocess.normalise`.
         crop: side of the training crops in pixels; None for whole images.
+        widest: field of view in pixels above which photographs are reduced to this width, for
+            training and later for prediction (lwnet reduces to 512). A large number trains
+            at the photographs' own scale.
         batch_size: crops a step, over all processes together.
         lr: learning rate at the start.
         weight_decay: of AdamW.
@@ -597,7 +614,12 @@ def fit(
         raise ValueError("give either epochs or a budget, not both and not neither")
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
-    for name, value in {"batch_size": batch_size, "crop": crop or 32, "checks": checks}.items():
+    for name, value in {
+        "batch_size": batch_size,
+        "crop": 1 if crop is None else crop,
+        "checks": checks,
+        "widest": widest,
+    }.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     if lr <= 0 or weight_decay < 0 or gradient_clip <= 0:
@@ -635,6 +657,7 @@ def fit(
         "val": [sample.name for sample in val],
         "dataset": train[0].dataset if train else "",
         "split": split,
+        "fov_width": min(widest, round(float(np.median([fov_width(s.fov) for s in train] or [0])))),
         "epochs": epochs,
         "budget_seconds": None if budget is None else limit,
         "seed": seed,
@@ -656,7 +679,9 @@ def fit(
             return finished
         out.mkdir(parents=True, exist_ok=True)
 
-    sampler = CropSampler(train, crop, batch_size, augmentation, normalisation, seed)
+    sampler = CropSampler(
+        train, crop, batch_size, augmentation, normalisation, seed, settings["fov_width"]
+    )
     network = network.to(memory_format=torch.channels_last)
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)

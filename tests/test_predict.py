@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,8 @@ from PIL import Image
 
 from retina_lab.models import build_model
 from retina_lab.predict import pick_device, predict, predict_dataset, predict_tensor, save_map
-from retina_lab.preprocess import normalise, to_batch
+from retina_lab.preprocess import fov_width, normalise, to_batch
+from retina_lab.train import Run
 from tests.conftest import made_sample
 
 
@@ -38,8 +41,6 @@ def test_it_is_one_sigmoid_of_the_logits_in_the_field():
 
 
 def test_the_labels_are_not_looked_at(network):
-    from dataclasses import replace
-
     sample = made_sample(0)
     blind = replace(sample, vessels=None)
     assert np.array_equal(
@@ -79,6 +80,31 @@ def test_the_mode_of_the_network_is_restored(network):
     predict_tensor(network, torch.randn(2, 3, 16, 16))
     assert network.training
     assert torch.equal(network.encoder[0][1].running_mean, before)
+
+
+def test_a_photograph_of_another_scale_is_segmented_at_the_scale_of_training(network):
+    """Twice the pixels, the same retina: the network sees the same picture, the map is whole."""
+    small = made_sample(0, 48, 56)
+    planes = {
+        name: np.kron(getattr(small, name), np.ones((2, 2), bool)).astype(bool)
+        for name in ("fov", "vessels")
+    }
+    large = replace(small, image=np.repeat(np.repeat(small.image, 2, 0), 2, 1), **planes)
+    run = Run(network, {"normalisation": "local", "fov_width": fov_width(small.fov)}, None)
+    seen = []
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[2:]))
+    map_small, map_large = predict(run, small, device="cpu"), predict(run, large, device="cpu")
+    assert seen[0] == seen[1]
+    assert map_large.shape == (96, 112)
+    assert np.abs(map_large[::2, ::2] - map_small)[small.fov].mean() < 0.05
+    assert (map_large[~large.fov] == 0).all()
+
+
+def test_a_little_larger_is_left_alone(network):
+    sample = made_sample(0)
+    settings = {"normalisation": "local", "fov_width": round(0.85 * fov_width(sample.fov))}
+    same = predict(Run(network, settings, None), sample, device="cpu")
+    assert np.array_equal(same, predict(network, sample, device="cpu"))
 
 
 def test_a_dataset_by_name(network):

@@ -4,7 +4,7 @@ import torch
 from scipy import ndimage
 
 from retina_lab.datasets import FundusSample
-from retina_lab.preprocess import RIM, normalise, to_batch
+from retina_lab.preprocess import RIM, fov_width, normalise, resize_batch, to_batch
 
 
 def sample(height=4, width=5, vessels=True):
@@ -117,3 +117,23 @@ def test_normalise_refuses(keywords, message):
 def test_an_empty_field_gives_zeros_not_nan():
     out = normalise(torch.rand(1, 3, 40, 40), torch.zeros(1, 1, 40, 40), "local")
     assert torch.equal(out, torch.zeros_like(out))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "expected"),
+    [((2, 9), (3, 5), 7), ((0, 4), (0, 10), 10), ((3, 3), (3, 3), 0)],
+)
+def test_width_of_the_field(rows, columns, expected):
+    fov = np.zeros((12, 12), bool)
+    fov[slice(*rows), slice(*columns)] = True
+    assert fov_width(fov) == expected
+
+
+def test_resizing_keeps_masks_binary_and_flat_images_flat():
+    batch = to_batch(sample(20, 30))
+    batch["image"][:] = 0.3
+    half = resize_batch(batch, 0.5)
+    assert half["image"].shape == (1, 3, 10, 15)
+    assert torch.allclose(half["image"], torch.tensor(0.3))
+    assert set(half["vessels"].unique().tolist()) <= {0.0, 1.0}
+    assert resize_batch(batch, 0.001)["fov"].shape == (1, 1, 1, 1)
