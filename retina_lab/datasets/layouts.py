@@ -212,12 +212,12 @@ class _Finder:
         if needed or any(found):
             for stem, path in zip(stems, found, strict=True):
                 if path is None:
-                    self.missing.append(self._describe(folder, stem, suffix, stems))
+                    self.missing.append(self._describe(folder, stem, suffix))
         return found
 
-    def _describe(self, folder: str, stem: str, suffix: str, expected: Sequence[str]) -> str:
+    def _describe(self, folder: str, stem: str, suffix: str) -> str:
         wanted = f"{folder}/{stem}{suffix}".removeprefix("/")
-        expected = {other.lower() for other in expected}
+        expected = {image_stem(Path(file.path)).lower() for file in self.manifest.files}
         strangers = [name for name in self.stems(folder) if name not in expected]
         close = difflib.get_close_matches(stem.lower(), strangers, n=1, cutoff=0.8)
         return f"{wanted} (is it {self.stems(folder)[close[0]].name}?)" if close else wanted
@@ -469,6 +469,10 @@ def _user_folder(root: Path) -> list[Entry]:
     inside = next((folders[name] for name in USER_IMAGES if name in folders), None)
     at = inside or root
     files = _image_files(at)
+    for path in sorted(at.iterdir()):
+        twin = files.get(image_stem(path).lower(), path)
+        if path.is_file() and is_image_file(path) and path != twin:
+            raise DatasetError(f"{path} and {twin.name} have the same name; rename or remove one")
     roles: dict[str, dict[str, Path]] = {role: {} for role in USER_FOLDERS}
     for role, suffixes in USER_SUFFIXES.items():
         for stem in list(files):
@@ -653,7 +657,7 @@ def open_dataset(name: str | Path, root: str | Path | None = None) -> FundusData
             )
         return FundusDataset(known, LAYOUTS[known](load_manifest(known), folder))
     folder = Path(name).expanduser() if root is None else Path(root).expanduser() / name
-    if not folder.is_dir():
+    if not str(name).strip() or not folder.is_dir():
         close = difflib.get_close_matches(str(name).lower(), list_datasets(), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise DatasetError(

@@ -43,6 +43,7 @@ class Archive:
         bytes: size, or None where it is not known.
         sha256: hexadecimal digest, or None where only the files inside can be checked.
         into: folder, relative to the dataset's, that it unpacks to.
+        unpacked_bytes: most that it may unpack to; None where the sizes of all files are known.
     """
 
     file: str
@@ -50,6 +51,7 @@ class Archive:
     bytes: int | None = None
     sha256: str | None = None
     into: str = ""
+    unpacked_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def load_manifest(name: str) -> Manifest:
                 ),
             }
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise DatasetError(f"{path}: not a manifest ({error})") from error
 
 
