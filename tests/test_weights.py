@@ -41,7 +41,7 @@ def test_shipped_weights_meet_their_figure(name):
         pytest.skip(str(error).splitlines()[0])
     report = evaluate_maps(
         split.test,
-        predict_dataset(run, split.test, device="cpu"),
+        predict_dataset(run, split.test, tta=True, device="cpu"),
         threshold=run.threshold,
         threshold_from=run.threshold_from,
         bootstrap=0,
