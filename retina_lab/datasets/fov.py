@@ -13,7 +13,7 @@ from scipy import ndimage
 
 # Everything below is measured on an image of at most this many pixels a side. The border is then
 # drawn at full size, so a large photograph loses time, not precision.
-WORKING_SIDE = 1200
+WORKING_SIDE = 800
 RAYS = 720
 SHARP = 0.7
 # What lies outside must look like the corners: measured against the brightness of the eye, half of
