@@ -1,0 +1,247 @@
+"""Explorers in a real browser: live in JupyterLab, and as frames in a page without network."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+
+import nbformat
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH"),
+]
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+# ------------------------------------------------------------------------ JupyterLab
+
+PREPARE = """
+import numpy as np
+from retina_lab import widgets
+from retina_lab.datasets import make_phantom
+
+samples = [make_phantom(seed, 128) for seed in (0, 1)]
+noise = np.random.default_rng(0).random(samples[0].size)
+probability = (0.6 * samples[0].vessels + 0.4 * noise).astype("float32")
+"""
+LIVE = {
+    "phantom": "widgets.explore_phantom(1)",
+    "augmentation": "widgets.explore_augmentation(samples)",
+    "threshold": "widgets.explore_threshold(samples[0], probability)",
+}
+# This one carries HTML too, as it would in the book: Lab must prefer the live widget.
+BOTH = "threshold"
+AS_IN_THE_BOOK = "import os\nos.environ['RETINA_LAB_STATIC'] = '1'\n"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab server with settings and workspaces of its own; gives its address and token."""
+    home = tmp_path_factory.mktemp("lab")
+    for name, cell in LIVE.items():
+        cell = AS_IN_THE_BOOK + cell if name == BOTH else cell
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source.strip()) for source in (PREPARE, cell)],
+            metadata={
+                "kernelspec": {
+                    "name": "python3",
+                    "display_name": "Python 3",
+                    "language": "python",
+                }
+            },
+        )
+        nbformat.write(notebook, home / f"{name}.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(home / ".config"),
+        "JUPYTER_DATA_DIR": str(home / ".data"),
+        "JUPYTER_RUNTIME_DIR": str(home / ".runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / ".settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / ".workspaces"),
+        "IPYTHONDIR": str(home / ".ipython"),
+    }
+    environment.pop("RETINA_LAB_STATIC", None)
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={home}",
+        f"--IdentityProvider.token={token}",
+        "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=home)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with suppress(OSError):
+                ask(f"{address}/api", token)
+                break
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"JupyterLab did not start:\n{(home / 'server.log').read_text()}")
+            time.sleep(0.2)
+        yield address, token
+    finally:
+        server.terminate()
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def ask(address, token):
+    request = urllib.request.Request(address, headers={"Authorization": f"token {token}"})
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return json.load(answer)
+
+
+def wait_for(page, condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        page.wait_for_timeout(100)  # the page's own timer keeps its events flowing
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_a_slider_in_jupyterlab_changes_the_picture(name, lab, browser):
+    address, token = lab
+    page = browser.new_page(viewport={"width": 1300, "height": 1500})
+    try:
+        page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?token={token}&reset")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+
+        def kernel_is_ready():
+            sessions = ask(f"{address}/api/sessions", token)
+            kernels = [s["kernel"] for s in sessions if s["path"].endswith(f"{name}.ipynb")]
+            return any(k["execution_state"] == "idle" and k["connections"] for k in kernels)
+
+        wait_for(page, kernel_is_ready, 60, "a kernel")
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.locator('[data-command="runmenu:run-all"]').click()
+        picture = page.locator(".jp-OutputArea .widget-html img")
+        picture.wait_for(timeout=120_000)
+        wait_for(
+            page,
+            lambda: "[2]:" in page.locator(".jp-InputPrompt").all_inner_texts(),
+            60,
+            "the end of the cell",
+        )
+        assert not page.locator(".retina-explorer").count()  # the widget, not the book's HTML
+
+        source, alt = picture.get_attribute("src"), picture.get_attribute("alt")
+        caption = page.locator('.widget-html [role="status"]')
+        words = caption.inner_text()
+        page.locator(".noUi-handle").first.focus()
+        page.keyboard.press("ArrowRight")
+        wait_for(page, lambda: picture.get_attribute("src") != source, 30, "another picture")
+        assert picture.get_attribute("alt") != alt
+        wait_for(page, lambda: caption.inner_text() != words, 5, "other words")
+        assert picture.evaluate("image => image.complete && image.naturalWidth > 500")
+        errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+        assert not errors.count(), errors.all_inner_texts()
+        if folder := os.environ.get("RETINA_LAB_SCREENSHOTS"):
+            page.screenshot(path=f"{folder}/lab_{name}.png")
+    finally:
+        page.close()
+
+
+# ----------------------------------------------------------------- the page of the book
+
+
+@pytest.fixture(scope="module", params=LIVE)
+def page_file(request, tmp_path_factory):
+    """The explorer of the same cells as above, as the book would have it."""
+    path = tmp_path_factory.mktemp("book") / f"{request.param}.html"
+    names = {}
+    exec(PREPARE, names)
+    fragment = eval(LIVE[request.param], names).static_html()
+    path.write_text(f"<!doctype html><meta charset='utf-8'><body>{fragment}", encoding="utf-8")
+    return path
+
+
+def test_the_static_slider_works_by_keyboard_and_asks_nobody(page_file, browser):
+    context = browser.new_context(offline=True, viewport={"width": 1000, "height": 700})
+    page = context.new_page()
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(page_file.as_uri())
+    picture, caption = page.locator("img"), page.locator("p[role=status]")
+    assert picture.get_attribute("alt") == caption.inner_text()
+    for control in page.locator(".controls input, .controls select").all():
+        assert page.locator(f"label[for='{control.get_attribute('id')}']").is_visible()
+        source, alt = picture.get_attribute("src"), picture.get_attribute("alt")
+        control.focus()
+        page.keyboard.press("ArrowUp" if control.evaluate("c => c.selectedIndex > 1") else "Home")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        assert picture.get_attribute("src") != source
+        assert picture.get_attribute("alt") != alt
+        assert caption.inner_text() == picture.get_attribute("alt")
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
+    if page.locator("output").count():
+        slider, readout = page.locator("input").first, page.locator("output").first
+        assert slider.get_attribute("aria-valuetext") == readout.inner_text()
+    assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
+    assert not errors
+    if folder := os.environ.get("RETINA_LAB_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/static_{page_file.stem}.png")
+    context.close()
+
+
+def test_print_and_pages_without_scripts_show_a_still(page_file, browser):
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    assert page.locator(".controls").is_visible()
+    assert not page.locator(".still").is_visible()
+    page.emulate_media(media="print")
+    assert not page.locator(".controls").is_visible()
+    assert page.locator("img").is_visible()
+    context.close()
+
+    context = browser.new_context(offline=True, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    assert not page.locator(".controls").is_visible()
+    assert page.locator("img").is_visible()
+    assert page.locator(".still").is_visible()
+    context.close()
