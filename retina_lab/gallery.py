@@ -15,7 +15,7 @@ from retina_lab.weights import load_shipped
 def main(argv: list[str] | None = None) -> int:
     """Segment one test phantom with the shipped network and save the figure."""
     parser = argparse.ArgumentParser(prog="python -m retina_lab.gallery", description=__doc__)
-    parser.add_argument("--image", default="phantom_023", help="a phantom of the test half")
+    parser.add_argument("--image", default="phantom_022", help="a phantom of the test half")
     args = parser.parse_args(argv)
     sample = open_split("phantom").test[args.image]
     run = load_shipped("small-unet-phantom")
