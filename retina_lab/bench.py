@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from retina_lab.datasets.manifests import project_root
-from retina_lab.losses import build_loss
+from retina_lab.losses import build_loss, deeply_supervised
 from retina_lab.models import MODELS, UNet, build_model, count_parameters
 from retina_lab.predict import pick_device
 from retina_lab.train import versions
@@ -100,7 +100,7 @@ def measure(build: Callable[[], nn.Module], size: int, device: torch.device, rep
     model.train()
 
     def step() -> None:
-        loss(model(image), target).backward()
+        deeply_supervised(loss, model(image), target).backward()
         optimizer.step()
         optimizer.zero_grad()
 

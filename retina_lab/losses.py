@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 Loss = Callable[..., torch.Tensor]
+Outputs = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 def _check(logits: torch.Tensor, target: torch.Tensor, fov: torch.Tensor | None) -> torch.Tensor:
@@ -276,3 +277,22 @@ def build_loss(recipe: str) -> Loss:
         return sum(factor * term(logits, target, fov) for factor, term in terms)
 
     return loss
+
+
+def deeply_supervised(
+    loss: Loss, outputs: Outputs, target: torch.Tensor, fov: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The loss of a network's logits; of all of them, summed, if it returns several.
+
+    The W-Net returns the logits of both of its halves in training, and each is held against
+    the labels (Galdran et al. 2022).
+
+    Args:
+        loss: a loss of (logits, target, fov).
+        outputs: logits (N, 1, H, W), or a tuple of them.
+        target: (N, 1, H, W) in {0, 1}.
+        fov: (N, 1, H, W) in {0, 1}, or None.
+    """
+    if isinstance(outputs, torch.Tensor):
+        return loss(outputs, target, fov)
+    return torch.stack([loss(logits, target, fov) for logits in outputs]).sum()

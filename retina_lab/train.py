@@ -33,7 +33,7 @@ from retina_lab import __version__
 from retina_lab.augment import Augmentation, augmentation_by_name
 from retina_lab.datasets.layouts import FundusDataset
 from retina_lab.datasets.sample import FundusSample
-from retina_lab.losses import build_loss
+from retina_lab.losses import Outputs, build_loss, deeply_supervised
 from retina_lab.models import build_model, count_parameters, find_model
 from retina_lab.predict import predict_dataset, predict_sample
 from retina_lab.preprocess import at_working_scale, fov_width, normalise, to_batch
@@ -363,10 +363,10 @@ class Training:
             self._set_rate(self.settings["lr"] * (1 - share))
             image, vessels, fov = self._next_batch()
 
-            logits = self.network(image)  # N×1×h×w
-            loss = self.criterion(logits, vessels, fov)
+            outputs = self.network(image)  # logits N×1×h×w, or several of them
+            loss = deeply_supervised(self.criterion, outputs, vessels, fov)
             if not torch.isfinite(loss):
-                raise TrainingError(self._explain_divergence(logits))
+                raise TrainingError(self._explain_divergence(outputs))
             self.fabric.backward(loss)
             self.fabric.clip_gradients(
                 self.network, self.optimizer, max_norm=self.settings["gradient_clip"]
@@ -441,8 +441,9 @@ class Training:
             self.best, self.best_weights = dice, _copy(self.network.module)
         return dice
 
-    def _explain_divergence(self, logits: torch.Tensor) -> str:
+    def _explain_divergence(self, outputs: Outputs) -> str:
         """What to try when the loss is no longer a number."""
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         lr, precision = self.settings["lr"], self.settings["precision"]
         seen = f"the loss before was {self.losses[-1]:.3g}" if self.losses else "it begins an epoch"
         finite = "finite" if logits.isfinite().all() else "not finite"

@@ -8,13 +8,43 @@ from typing import Any, NamedTuple
 
 import torch.nn as nn
 
-from retina_lab.models.unet import DoubleConv, UNet, pad_to_multiple
+from retina_lab.models.attention import CBAM, CFFA, CBAMUNet, ChannelAttention, SpatialAttention
+from retina_lab.models.deformable import (
+    ConvOffset2D,
+    DeformableEncoderUNet,
+    DeformConv2d,
+    DUNet,
+    DUNet9,
+)
+from retina_lab.models.multiscale import MSCAF, PFF, CMPUNet
+from retina_lab.models.rsan import RSAB, RSAN, DropBlock2d, ResidualBlock
+from retina_lab.models.unet import DoubleConv, EncoderDecoder, UNet, pad_to_multiple
+from retina_lab.models.wnet import WNet
 
 __all__ = [
+    "CBAM",
+    "CFFA",
     "MODELS",
+    "MSCAF",
+    "PFF",
+    "RSAB",
+    "RSAN",
+    "CBAMUNet",
+    "CMPUNet",
+    "ChannelAttention",
+    "ConvOffset2D",
+    "DUNet",
+    "DUNet9",
+    "DeformConv2d",
+    "DeformableEncoderUNet",
     "DoubleConv",
+    "DropBlock2d",
+    "EncoderDecoder",
     "ModelEntry",
+    "ResidualBlock",
+    "SpatialAttention",
     "UNet",
+    "WNet",
     "build_model",
     "count_parameters",
     "find_model",
@@ -42,6 +72,56 @@ MODELS: dict[str, ModelEntry] = {
         {"widths": (64, 128, 256, 512)},
         "U-Net slides, the variant with 3 encoders and 3 decoders",
     ),
+    "cbam-unet": ModelEntry(
+        CBAMUNet,
+        {"widths": (16, 32, 64, 128)},
+        "U-Net slides: CFFA down the encoder, CBAM in the bridge (Woo et al. 2018)",
+    ),
+    "cmp-unet": ModelEntry(
+        CMPUNet,
+        {"widths": (32, 64, 128, 256, 512)},
+        "U-Net slides; Gu et al. 2023: CFFA, MSCAF and PFF",
+    ),
+    "rsan-backbone": ModelEntry(
+        RSAN,
+        {"widths": (16, 32, 64, 128), "keep": 1.0, "attention": False},
+        "Guo et al. 2020, ablation: residual blocks only",
+    ),
+    "rsan-dropblock": ModelEntry(
+        RSAN,
+        {"widths": (16, 32, 64, 128), "keep": 0.85, "attention": False},
+        "Guo et al. 2020, ablation: residual blocks with DropBlock",
+    ),
+    "rsan": ModelEntry(
+        RSAN,
+        {"widths": (16, 32, 64, 128), "keep": 0.85},
+        "Guo et al. 2020: DropBlock and spatial attention, as for DRIVE",
+    ),
+    "rsan-chase": ModelEntry(
+        RSAN,
+        {"widths": (16, 32, 64, 128), "keep": 0.78},
+        "Guo et al. 2020: DropBlock and spatial attention, as for CHASE_DB1",
+    ),
+    "deformable-encoder-unet": ModelEntry(
+        DeformableEncoderUNet,
+        {"widths": (64, 128, 256, 512, 1024)},
+        "U-Net slides: ConvOffset2D in two levels of the encoder",
+    ),
+    "du-net": ModelEntry(
+        DUNet,
+        {"widths": (64, 128, 256, 512, 1024)},
+        "U-Net slides: ConvOffset2D on both sides (after Jin et al. 2019)",
+    ),
+    "du-net-9": ModelEntry(
+        DUNet9,
+        {"widths": (64, 128, 256, 512, 1024)},
+        "Jin et al. 2019; Dai et al. 2017: 9-point deformable convolution on both sides",
+    ),
+    "w-net": ModelEntry(
+        WNet,
+        {"widths": (8, 16, 32)},
+        "Galdran et al. 2022: two small U-Nets in a row",
+    ),
     "medium-unet": ModelEntry(
         UNet,
         {"widths": (16, 32, 64, 128), "bridge_norm": True},
@@ -56,6 +136,36 @@ MODELS: dict[str, ModelEntry] = {
         UNet,
         {"widths": (4, 8, 16), "bridge_norm": True},
         "for tests and for the smoke profile",
+    ),
+    "small-cbam-unet": ModelEntry(
+        CBAMUNet, {"widths": (6, 12, 24, 48)}, "cbam-unet, about as large as small-unet"
+    ),
+    "small-cmp-unet": ModelEntry(
+        CMPUNet, {"widths": (8, 8, 16, 16, 16)}, "cmp-unet, about as large as small-unet"
+    ),
+    "small-rsan-backbone": ModelEntry(
+        RSAN,
+        {"widths": (6, 11, 22, 44), "keep": 1.0, "attention": False},
+        "rsan-backbone, about as large as small-unet",
+    ),
+    "small-rsan-dropblock": ModelEntry(
+        RSAN,
+        {"widths": (6, 11, 22, 44), "keep": 0.85, "attention": False},
+        "rsan-dropblock, about as large as small-unet",
+    ),
+    "small-rsan": ModelEntry(
+        RSAN, {"widths": (6, 11, 22, 44), "keep": 0.85}, "rsan, about as large as small-unet"
+    ),
+    "small-deformable-encoder-unet": ModelEntry(
+        DeformableEncoderUNet,
+        {"widths": (8, 14, 28, 58)},
+        "deformable-encoder-unet, about as large as small-unet",
+    ),
+    "small-du-net": ModelEntry(
+        DUNet, {"widths": (8, 13, 26, 52)}, "du-net, about as large as small-unet"
+    ),
+    "small-du-net-9": ModelEntry(
+        DUNet9, {"widths": (7, 14, 28, 56)}, "du-net-9, about as large as small-unet"
     ),
 }
 

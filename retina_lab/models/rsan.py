@@ -1,0 +1,173 @@
+"""The residual spatial attention network (Guo et al. 2020, arXiv:2009.08829) and DropBlock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from retina_lab.models.attention import SpatialAttention
+from retina_lab.models.unet import EncoderDecoder, check_widths, doubling
+
+
+class DropBlock2d(nn.Module):
+    """In training, sets square blocks of each channel to zero (Ghiasi et al. 2018).
+
+    Neighbouring values of a map say nearly the same, so dropping single ones hides nothing;
+    a block does. Blocks are seeded with probability
+
+        γ = (1 − keep) / b² · HW / ((H − b + 1)(W − b + 1))
+
+    at every place where a whole b×b block fits, independently for each image and channel, and
+    what is left is enlarged so that the mean stays. Overlapping blocks make the share that is
+    dropped a little smaller than 1 − keep. In eval mode nothing changes.
+
+    Args:
+        keep: share of values to keep, in (0, 1].
+        block_size: b in pixels; on a smaller map the block is as large as fits.
+
+    Raises:
+        ValueError: if ``keep`` or ``block_size`` makes no sense.
+    """
+
+    def __init__(self, keep: float = 0.85, block_size: int = 7):
+        super().__init__()
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep must be in (0, 1], not {keep}")
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1, not {block_size}")
+        self.keep, self.block_size = keep, block_size
+
+    def mask(self, x: torch.Tensor) -> torch.Tensor:
+        """A random map of the shape of ``x``: 0 in the dropped blocks, 1 elsewhere."""
+        n, channels, height, width = x.shape
+        b = min(self.block_size, height, width)
+        corners = (height - b + 1, width - b + 1)  # where a block may begin
+        gamma = (1 - self.keep) / b**2 * (height * width) / (corners[0] * corners[1])
+        seeds = (torch.rand(n, channels, *corners, device=x.device) < gamma).to(x.dtype)
+        # A pixel is dropped if one of the b×b corners that reach it is a seed.
+        # The maximum over a square is that over a row of the maxima over columns: less work.
+        padded = F.pad(seeds, [b - 1] * 4)
+        grown = F.max_pool2d(F.max_pool2d(padded, (b, 1), stride=1), (1, b), stride=1)
+        return 1 - grown
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        if not self.training or self.keep == 1:
+            return x
+        mask = self.mask(x)
+        return x * mask * (mask.numel() / mask.sum().clamp(min=1))
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return f"keep={self.keep}, block_size={self.block_size}"
+
+
+Drop = Callable[[], nn.Module]
+
+
+def pre_activation(in_channels: int, out_channels: int, drop: Drop) -> nn.Sequential:
+    """BatchNorm → ReLU → 3×3 convolution → drop, twice: the body of both residual blocks.
+
+    Args:
+        in_channels: channels before.
+        out_channels: channels after.
+        drop: makes the layer that drops, such as ``lambda: DropBlock2d(0.85)``.
+    """
+    layers: list[nn.Module] = []
+    for channels in (in_channels, out_channels):
+        layers += [
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, out_channels, kernel_size=3, padding=1),
+            drop(),
+        ]
+    return nn.Sequential(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block: the input plus what two convolutions make of it.
+
+    He et al. 2016 (arXiv:1603.05027), with DropBlock as in RSAN, figure 3c. A 1×1 convolution
+    carries the input if the number of channels changes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, drop: Drop = nn.Identity):
+        super().__init__()
+        self.body = pre_activation(in_channels, out_channels, drop)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) → (N, out_channels, H, W)."""
+        return self.shortcut(x) + self.body(x)
+
+
+class RSAB(nn.Module):
+    """Residual spatial attention block: spatial attention on the residual before it is added.
+
+    BatchNorm and ReLU follow the sum (RSAN, figure 4).
+    """
+
+    def __init__(self, channels: int, drop: Drop = nn.Identity):
+        super().__init__()
+        self.body = pre_activation(channels, channels, drop)
+        self.attention = SpatialAttention()
+        self.activation = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        return self.activation(x + self.attention(self.body(x)))
+
+
+class RSAN(EncoderDecoder):
+    """Residual spatial attention network: at each level a residual block, then an RSAB.
+
+    Its ablation takes the ingredients away one by one. Without attention the second block of
+    a level is a residual block too: the depth stays, and the 98 parameters of each spatial
+    attention are nearly all that changes.
+
+    Args:
+        widths: channels at each resolution, the bridge last; at least two.
+        in_channels: channels of the input.
+        out_channels: logits a pixel.
+        keep: share that DropBlock keeps: .85 for DRIVE and .78 for CHASE_DB1 in the paper;
+            1 for no DropBlock.
+        block_size: of DropBlock.
+        attention: RSAB as second block of a level, or else a residual block.
+
+    Raises:
+        ValueError: if the widths or DropBlock's settings make no sense.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        in_channels: int = 3,
+        out_channels: int = 1,
+        keep: float = 0.85,
+        block_size: int = 7,
+        attention: bool = True,
+    ):
+        super().__init__()
+        *levels, bridge = check_widths(widths)
+
+        def drop() -> nn.Module:
+            return DropBlock2d(keep, block_size)
+
+        def level(before: int, width: int) -> nn.Module:
+            first = ResidualBlock(before, width, drop)
+            return nn.Sequential(
+                first, RSAB(width, drop) if attention else ResidualBlock(width, width, drop)
+            )
+
+        self.encoder = nn.ModuleList(
+            level(before, width)
+            for before, width in zip([in_channels, *levels], levels, strict=False)
+        )
+        self.bridge = level(levels[-1], bridge)
+        self.up = doubling(widths)
+        self.decoder = nn.ModuleList(level(2 * width, width) for width in levels[::-1])
+        self.head = nn.Conv2d(levels[0], out_channels, kernel_size=1)
