@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from retina_lab import metrics, plots, widgets
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.preprocess import to_batch
+from retina_lab.widgets.base import reduced
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -356,13 +357,13 @@ def test_large_photographs_are_shown_smaller_and_keep_their_thin_vessels():
     large = made_sample(height=1300, width=1500)
     thin = np.zeros_like(large.vessels)
     thin[:, 701] = True
-    small = widgets._reduced(
+    small = reduced(
         FundusSample("large", large.image, large.fov, thin & large.fov, dataset="toy")
     )
     assert small.size == (433, 500)
     assert small.vessels.any(axis=1).mean() > 0.95
     assert abs(small.fov.mean() - large.fov.mean()) < 0.01
-    assert widgets._reduced(SAMPLES[0]) is SAMPLES[0]
+    assert reduced(SAMPLES[0]) is SAMPLES[0]
 
 
 @pytest.mark.parametrize(

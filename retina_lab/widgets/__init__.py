@@ -1,0 +1,39 @@
+"""Explorers: move a slider, see the picture change.
+
+Each explorer is two functions: ``render_*(…) -> Figure``, which draws one state and knows nothing
+of widgets, and ``explore_*()``, which binds sliders to it and returns an ``Explorer``. Put that
+last in a notebook cell: JupyterLab shows live sliders. Where no kernel will run (the book), the
+same render function draws a grid of frames in advance, and a few lines of JavaScript move
+between them.
+"""
+
+from retina_lab.widgets.augmentation import (
+    TRANSFORMS,
+    augment_for_show,
+    describe_augmentation,
+    explore_augmentation,
+    render_augmentation,
+)
+from retina_lab.widgets.base import STATIC_BUDGET, Explorer
+from retina_lab.widgets.phantom import describe_phantom, explore_phantom, render_phantom
+from retina_lab.widgets.threshold import (
+    describe_threshold,
+    explore_threshold,
+    render_threshold,
+)
+
+__all__ = [
+    "STATIC_BUDGET",
+    "TRANSFORMS",
+    "Explorer",
+    "augment_for_show",
+    "describe_augmentation",
+    "describe_phantom",
+    "describe_threshold",
+    "explore_augmentation",
+    "explore_phantom",
+    "explore_threshold",
+    "render_augmentation",
+    "render_phantom",
+    "render_threshold",
+]
