@@ -23,6 +23,8 @@ class ChannelAttention(nn.Module):
     The mean and the maximum of every channel go through one shared two-layer perceptron; the
     sigmoid of the sum of both answers is the weight (Woo et al. 2018, equation 2).
 
+    The bias of the second layer enters that sum twice, because the perceptron is used twice.
+
     Args:
         channels: C.
         ratio: how many times narrower the hidden layer is; the slides use 8.
@@ -91,10 +93,14 @@ class CBAM(nn.Sequential):
 
 
 class CFFA(nn.Module):
-    """Coarse and fine feature aggregation: a thin cross beside a wide square.
+    """Coarse and fine feature aggregation: a small window beside a wide one.
 
-    The fine branch is a 3×1 and a 1×3 convolution, the coarse one a 7×7 and a 1×1; a 1×1
-    convolution mixes both (U-Net slides, after Gu et al. 2023).
+    The fine branch is a 3×1 and then a 1×3 convolution (together they see 3×3 pixels), the
+    coarse one a 7×7 and a 1×1; a 1×1 convolution mixes both (U-Net slides, after Gu et al. 2023).
+
+    Args:
+        in_channels: channels before.
+        out_channels: channels of each branch and of the result.
     """
 
     def __init__(self, in_channels: int, out_channels: int):

@@ -40,13 +40,32 @@ class DropBlock2d(nn.Module):
             raise ValueError(f"block_size must be at least 1, not {block_size}")
         self.keep, self.block_size = keep, block_size
 
+    def gamma(self, height: int, width: int) -> float:
+        """Probability that a block begins at a given place of a height×width map."""
+        b = min(self.block_size, height, width)
+        places = (height - b + 1) * (width - b + 1)
+        return (1 - self.keep) / b**2 * height * width / places
+
+    def expected_share(self, height: int, width: int) -> float:
+        """Share of a height×width map that is dropped on average, overlaps counted once.
+
+        A pixel stays if none of the blocks that would cover it is seeded. Near the border it
+        lies in fewer of them.
+        """
+        b = min(self.block_size, height, width)
+        rows, columns = (
+            [min(i, n - b) - max(0, i - b + 1) + 1 for i in range(n)] for n in (height, width)
+        )
+        reach = torch.outer(torch.tensor(rows), torch.tensor(columns)).double()
+        return (1 - (1 - self.gamma(height, width)) ** reach).mean().item()
+
     def mask(self, x: torch.Tensor) -> torch.Tensor:
         """A random map of the shape of ``x``: 0 in the dropped blocks, 1 elsewhere."""
         n, channels, height, width = x.shape
         b = min(self.block_size, height, width)
         corners = (height - b + 1, width - b + 1)  # where a block may begin
-        gamma = (1 - self.keep) / b**2 * (height * width) / (corners[0] * corners[1])
-        seeds = (torch.rand(n, channels, *corners, device=x.device) < gamma).to(x.dtype)
+        chance = torch.rand(n, channels, *corners, device=x.device)
+        seeds = (chance < self.gamma(height, width)).to(x.dtype)
         # A pixel is dropped if one of the b×b corners that reach it is a seed.
         # The maximum over a square is that over a row of the maxima over columns: less work.
         padded = F.pad(seeds, [b - 1] * 4)
@@ -58,7 +77,9 @@ class DropBlock2d(nn.Module):
         if not self.training or self.keep == 1:
             return x
         mask = self.mask(x)
-        return x * mask * (mask.numel() / mask.sum().clamp(min=1))
+        # In 16 bits the sum over a large map would be rounded, or overflow.
+        kept = mask.sum(dtype=torch.float32).clamp(min=1)
+        return x * mask * (mask.numel() / kept)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
@@ -125,9 +146,12 @@ class RSAB(nn.Module):
 class RSAN(EncoderDecoder):
     """Residual spatial attention network: at each level a residual block, then an RSAB.
 
-    Its ablation takes the ingredients away one by one. Without attention the second block of
-    a level is a residual block too: the depth stays, and the 98 parameters of each spatial
-    attention are nearly all that changes.
+    Its ablation takes the ingredients away one by one. The paper does not say how many blocks
+    a level of its backbone has, and the public code builds the whole network only. Here, without
+    attention, the second block of a level is a residual block too: the depth stays, and
+    the 98 parameters of each spatial attention, with the BatchNorm and ReLU that end an RSAB, are
+    all that changes. The maps are doubled by 2×2 transposed convolutions as in the paper (the
+    code has 3×3).
 
     Args:
         widths: channels at each resolution, the bridge last; at least two.
