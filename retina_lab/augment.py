@@ -606,9 +606,21 @@ class Augmentation:
 
     @classmethod
     def standard(cls) -> Augmentation:
-        """Light, plus rotation by up to 45 degrees, scale, shift and mild colour changes."""
-        # hue is left alone: its way through HSV would take half of the time
-        return replace(cls.light(), affine=0.8, colour=0.5, hue=(0, 0))
+        """Light, plus rotation by up to 45 degrees, scale, shift and changes of colour.
+
+        The default of ``fit``: on five training images of DRIVE held out it was worth .03 of
+        Dice over ``light``, after one minute of training as after four.
+        """
+        return replace(
+            cls.light(),
+            affine=1.0,
+            colour=0.8,
+            brightness=(-0.1, 0.1),
+            contrast=(0.7, 1.3),
+            saturation=(0.6, 1.4),
+            gamma=(0.6, 1.6),
+            hue=(0, 0),  # left alone: its way through HSV would take half of the time
+        )
 
     @classmethod
     def strong(cls) -> Augmentation:
@@ -617,12 +629,8 @@ class Augmentation:
             cls.standard(),
             angle=(-180, 180),
             scale=(0.7, 1.4),
-            brightness=(-0.12, 0.12),
-            contrast=(0.7, 1.3),
-            saturation=(0.6, 1.4),
+            brightness=(-0.15, 0.15),
             hue=(-12, 12),
-            gamma=(0.6, 1.6),
-            colour=0.8,
             elastic=0.3,
             blur=0.2,
             noise=0.3,

@@ -339,7 +339,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--val", type=int, default=2, help="training images kept for validation (default 2)"
     )
     train.add_argument("--loss", default="bce + dice", help='such as "bce + dice + 0.5 cldice"')
-    train.add_argument("--augmentation", default="light", choices=POLICIES)
+    train.add_argument("--augmentation", default="standard", choices=POLICIES)
     train.add_argument("--normalisation", default="local", choices=NORMALISATIONS)
     train.add_argument("--crop", type=int, default=192, help="side in pixels; 0: whole images")
     train.add_argument(

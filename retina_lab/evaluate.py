@@ -416,17 +416,31 @@ def paired_comparison(
     if len(differences) < 2:
         raise EvaluationError(f"{metric} is defined in both reports for fewer than two images")
     values = np.array(list(differences.values()))
-    resampled = _resampling_weights(len(values), bootstrap, seed) @ values / len(values)
-    low, high = np.percentile(resampled, [2.5, 97.5]) if bootstrap else (np.nan, np.nan)
+    mean, low, high = mean_with_interval(values, bootstrap, seed)
     wilcoxon_p = stats.wilcoxon(values).pvalue if values.any() else 1.0
     return PairedComparison(
         metric,
         differences,
-        float(values.mean()),
-        (float(low), float(high)),
+        mean,
+        (low, high),
         float(wilcoxon_p),
         _sign_flip_p(values, seed),
     )
+
+
+def mean_with_interval(
+    values: np.ndarray, bootstrap: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of one value an image, and the ends of its 95 % bootstrap interval over images.
+
+    Args:
+        values: (n,), n at least 1.
+        bootstrap: resamples; 0 gives nan for the ends.
+        seed: of the resampling.
+    """
+    resampled = _resampling_weights(len(values), bootstrap, seed) @ values / len(values)
+    low, high = np.percentile(resampled, [2.5, 97.5]) if bootstrap else (np.nan, np.nan)
+    return float(values.mean()), float(low), float(high)
 
 
 def _sign_flip_p(values: np.ndarray, seed: int, exact_up_to: int = 20) -> float:

@@ -545,7 +545,7 @@ def fit(
     seed: int = 0,
     out: str | os.PathLike | None = None,
     loss: str = "bce + dice",
-    augmentation: str | Augmentation = "light",
+    augmentation: str | Augmentation = "standard",
     normalisation: str = "local",
     crop: int | None = 192,
     widest: int = 600,
@@ -703,6 +703,8 @@ def fit(
         from retina_lab.evaluate import choose_threshold
 
         start = time.perf_counter()
+        # All labelled images, for observers differ in how much they call a vessel: the best
+        # thresholds of single images lie far apart, and two of them are no sample.
         labelled = train + val
         run.threshold = choose_threshold(labelled, predict_dataset(run, labelled))
         run.threshold_from = f"{len(train)} training" + (

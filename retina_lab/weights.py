@@ -1,8 +1,16 @@
-"""Networks that the course has trained and ships, each with the command that made it."""
+"""Networks that the course has trained and ships, each with the command that made it.
+
+``python -m retina_lab.weights GRID CELL`` ships the run of a finished cell of
+:mod:`retina_lab.benchmark`: it copies the weights to ``data/weights`` and writes their entry in
+the manifest.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,3 +108,71 @@ def shipped_for(dataset: str, model: str = "small-unet") -> Run:
     """
     name = f"{model}-{dataset}"
     return load_shipped(name if name in list_weights() else f"{model}-phantom")
+
+
+def ship(grid: str, cell: str, runs: Path) -> str:
+    """Put the weights of a finished cell of a grid, and what they reach, into ``data/weights``.
+
+    Args:
+        grid: a name in :data:`retina_lab.benchmark.GRIDS`.
+        cell: name of one of its cells.
+        runs: the folder of runs that the grid was given.
+
+    Returns:
+        The name of the entry, ``MODEL-DATASET``.
+
+    Raises:
+        TrainingError: if the cell is not finished or its run is not there.
+    """
+    from retina_lab.benchmark import results_folder
+
+    record, weights = results_folder(grid) / f"{cell}.json", runs / cell / "weights.safetensors"
+    for path in (record, weights):
+        if not path.exists():
+            raise TrainingError(
+                f"{path} is missing; run: python -m retina_lab.benchmark run {grid} --only {cell}"
+            )
+    found = json.loads(record.read_text(encoding="utf-8"))
+    dataset, split = found["settings"]["dataset"], found["settings"]["split"]
+    report = found["reports"][f"{dataset} {split}"]
+    name = f"{found['settings']['model']}-{dataset}"
+    folder = weights_folder()
+    copied = folder / f"{name}.safetensors"
+    shutil.copyfile(weights, copied)
+    manifest = folder / MANIFEST
+    entries = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
+    entries[name] = {
+        "file": copied.name,
+        "sha256": sha256_of(copied),
+        "command": found["commands"]["train"],
+        "settings": found["settings"],
+        "threshold": report["threshold"],
+        "seconds": found["seconds"],
+        "versions": found["versions"],
+        "metric": {"name": "dice", "region": "fov", "value": report["fov"]["dice"]["pooled"]},
+        "measured_by": next(
+            line for line in found["commands"]["evaluate"] if f"--dataset {dataset} " in line
+        ),
+    }
+    text = json.dumps(dict(sorted(entries.items())), indent=1, ensure_ascii=False)
+    manifest.write_text(text + "\n", encoding="utf-8")
+    return name
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Ship a cell's weights; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m retina_lab.weights", description=__doc__)
+    parser.add_argument("grid")
+    parser.add_argument("cell")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    args = parser.parse_args(argv)
+    try:
+        print(f"shipped {ship(args.grid, args.cell, args.runs)}")
+    except (TrainingError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,13 +1,15 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
+import torch
 
 from retina_lab import weights
 from retina_lab.datasets import DatasetError, open_split
 from retina_lab.evaluate import evaluate_maps
 from retina_lab.predict import predict_dataset
-from retina_lab.train import TrainingError
+from retina_lab.train import HISTORY, TrainingError
 
 NAMES = list(weights.list_weights())
 
@@ -86,3 +88,48 @@ def test_a_dataset_without_weights_gets_those_of_the_phantom(copied):
     manifest["small-unet-elsewhere"] = manifest["small-unet-phantom"]
     (copied / weights.MANIFEST).write_text(json.dumps(manifest))
     assert weights.shipped_for("elsewhere").settings["dataset"] == "phantom"
+
+
+def test_a_cell_that_is_not_finished_cannot_be_shipped(tmp_path, capsys):
+    assert weights.main(["small-unet", "moon", "--runs", str(tmp_path)]) == 1
+    assert "benchmark run small-unet --only moon" in capsys.readouterr().err
+
+
+def test_shipping_copies_weights_and_writes_their_entry(tmp_path, monkeypatch):
+    from retina_lab import benchmark
+    from retina_lab.models import build_model
+    from retina_lab.train import Run, save_run
+
+    run = Run(
+        model=build_model("tiny-unet"),
+        settings={
+            "model": "tiny-unet", "model_known": True, "dataset": "phantom", "split": "official",
+            "normalisation": "local", "seed": 0,
+        },
+        history=pd.DataFrame(columns=HISTORY),
+    )  # fmt: skip
+    save_run(run, tmp_path / "runs" / "cell")
+    monkeypatch.setattr(benchmark, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(weights, "project_root", lambda: tmp_path)
+    record = {
+        "settings": run.settings,
+        "seconds": {"train": 1.0},
+        "versions": {},
+        "commands": benchmark.Cell("tiny-unet", "phantom", "official", "1s", 0).commands(),
+        "reports": {
+            "phantom official": {
+                "threshold": {"value": 0.3, "from": "2 training images"},
+                "fov": {"dice": {"pooled": 0.5}},
+            }
+        },
+    }
+    folder = benchmark.results_folder("small-unet")
+    folder.mkdir(parents=True)
+    (tmp_path / "data" / "weights").mkdir()
+    (folder / "cell.json").write_text(json.dumps(record))
+    assert weights.ship("small-unet", "cell", tmp_path / "runs") == "tiny-unet-phantom"
+    shipped = weights.load_shipped("tiny-unet-phantom")
+    assert shipped.threshold == 0.3
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(shipped.model(x), run.model.eval()(x))
+    assert weights.list_weights()["tiny-unet-phantom"].metric["value"] == 0.5
