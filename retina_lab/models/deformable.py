@@ -4,7 +4,7 @@
 networks: each step uses the one before, or is tested to be equal to it.
 
 Coordinates are (y, x) in pixels, (0, 0) the centre of the first pixel. They stay in float32
-under mixed precision: bfloat16 has 8 significant bits and could not tell pixel 200 from 201.
+under mixed precision: bfloat16 has 8 significant bits, so it takes 200.4 for 200 and 301 for 300.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ def bilinear_sample(x: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, C, H′, W′), with gradients for both arguments.
     """
-    return F.grid_sample(
-        x, sampling_grid(coordinates, x.shape[-2:]), padding_mode="border", align_corners=True
-    )
+    grid = sampling_grid(coordinates, x.shape[-2:])
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def sampling_grid(coordinates: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Pixel coordinates as ``grid_sample`` wants them: (x, y) last, −1 … 1 across the image.
+
+    The ends are the outer edges of the border pixels (``align_corners=False``): with their
+    centres instead, a map that is one pixel wide would have no extent to measure by.
 
     Args:
         coordinates: (N, 2, H′, W′) rows and columns in pixels.
@@ -68,8 +70,12 @@ def sampling_grid(coordinates: torch.Tensor, size: Sequence[int]) -> torch.Tenso
     """
     height, width = size
     y, x = coordinates.unbind(dim=1)
-    # A side of one pixel has no extent; any finite number stands for its only position.
-    return torch.stack([2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1], dim=-1)
+    return torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Half-precision tensors in float32, others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def pixel_positions(height: int, width: int, device: torch.device | None = None) -> torch.Tensor:
@@ -103,14 +109,14 @@ class ConvOffset2D(nn.Module):
     def offsets(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C, 2, H, W): Δy and Δx of every pixel and channel, in pixels."""
         n, channels, height, width = x.shape
-        return self.conv(x).float().view(n, channels, 2, height, width)
+        return at_least_float32(self.conv(x)).view(n, channels, 2, height, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
         n, channels, height, width = x.shape
         positions = pixel_positions(height, width, x.device)  # 2×H×W
         coordinates = (positions + self.offsets(x)).flatten(0, 1)  # N·C×2×H×W
-        maps = x.float().reshape(n * channels, 1, height, width)
+        maps = at_least_float32(x).reshape(n * channels, 1, height, width)
         return bilinear_sample(maps, coordinates).view(n, channels, height, width).to(x.dtype)
 
 
@@ -163,18 +169,20 @@ def deform_conv2d(
     Returns:
         (N, C′, H, W).
     """
-    n, channels, height, width = x.shape
+    n, _, height, width = x.shape
     side = weight.shape[-1]
     taps = pixel_positions(side, side, x.device) - side // 2  # 2×k×k, from −k/2 to k/2
     taps = taps.flatten(1).T[None, :, :, None, None]  # 1×k²×2×1×1
     positions = pixel_positions(height, width, x.device)  # 2×H×W
-    moved = offset.float().view(n, side**2, 2, height, width)
+    moved = at_least_float32(offset).view(n, side**2, 2, height, width)
     coordinates = positions + taps + moved  # N×k²×2×H×W
     # All taps in one call: they lie below each other in one tall picture.
     tall = coordinates.transpose(1, 2).reshape(n, 2, side**2 * height, width)
     grid = sampling_grid(tall, (height, width))
-    values = F.grid_sample(x.float(), grid, padding_mode="zeros", align_corners=True)
-    values = values.view(n, channels * side**2, height, width)  # tap by tap within a channel
+    values = F.grid_sample(
+        at_least_float32(x), grid, padding_mode="zeros", align_corners=False
+    )  # N×C×k²H×W
+    values = values.unflatten(2, (side**2, height)).flatten(1, 2)  # N×Ck²×H×W
     return F.conv2d(values.to(x.dtype), weight.reshape(len(weight), -1, 1, 1), bias)
 
 
