@@ -39,7 +39,8 @@ test: $(INSTALLED)
 	$(PY) -m retina_lab.course test
 
 bench: $(INSTALLED)
-	$(PY) -m retina_lab.bench
+	$(PY) -m retina_lab.bench run
+	$(PY) -m retina_lab.bench table
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,14 +1,18 @@
 """``python -m retina_lab.bench``: what each network costs on this machine.
 
-Every network is measured in one run, one after the other, beside MONAI's U-Net of the same
-widths, so that the ratios mean something when the absolute times drift. Results go to
-``data/results/bench-DEVICE.json`` and a table to the screen.
+``run`` measures every network in one go, one after the other, each in a process of its own, beside
+the same network from an independent library where there is one: MONAI's U-Net of the same
+widths, torchvision's deformable convolution. Absolute times drift with the machine, so read
+the ratios. Results go to ``data/results/bench-DEVICE.json``. ``table`` writes them into the
+book's page on costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import multiprocessing
 import os
 import platform
 import sys
@@ -23,13 +27,16 @@ import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from retina_lab.benchmark import between_markers
 from retina_lab.datasets.manifests import project_root
 from retina_lab.losses import build_loss, deeply_supervised
-from retina_lab.models import MODELS, UNet, build_model, count_parameters
+from retina_lab.models import MODELS, DeformConv2d, UNet, build_model, count_parameters
 from retina_lab.predict import pick_device
 from retina_lab.train import versions
 
 SIZES = (256, 512, 1024)
+PATIENCE = 10.0  # seconds; a call that takes longer is not repeated
+BEGIN, END = "<!-- costs: made by `python -m retina_lab.bench table` -->", "<!-- end -->"
 
 
 def monai_unet(widths: tuple[int, ...]) -> nn.Module:
@@ -50,19 +57,49 @@ def monai_unet(widths: tuple[int, ...]) -> nn.Module:
     )
 
 
+class OneDeformable(nn.Module):
+    """A network of one layer, 3 → 32 → 1 channels, to time a deformable convolution alone.
+
+    Args:
+        library: ``"ours"`` or ``"torchvision"``.
+    """
+
+    def __init__(self, library: str):
+        super().__init__()
+        self.widen, self.narrow = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 1, 1)
+        self.layer, self.library = DeformConv2d(32, 32), library
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) → (N, 1, H, W)."""
+        x = self.widen(x)
+        if self.library == "ours":
+            return self.narrow(self.layer(x))
+        from torchvision.ops import deform_conv2d
+
+        layer = self.layer
+        return self.narrow(deform_conv2d(x, layer.offset(x), layer.weight, layer.bias, padding=1))
+
+
 def contestants(names: list[str]) -> dict[str, Callable[[], nn.Module]]:
-    """The networks to measure by name, each with MONAI's twin where there is one."""
+    """The networks to measure by name, each with its twin where there is one."""
     rows: dict[str, Callable[[], nn.Module]] = {}
     for name in names:
         rows[name] = lambda name=name: build_model(name)
         settings = MODELS[name].settings
         if MODELS[name].build is UNet and len(settings["widths"]) == 5:
             rows[f"{name} (MONAI)"] = lambda widths=settings["widths"]: monai_unet(widths)
+    if set(names) == set(MODELS):
+        rows["DeformConv2d 32→32"] = lambda: OneDeformable("ours")
+        if importlib.util.find_spec("torchvision"):
+            rows["DeformConv2d 32→32 (torchvision)"] = lambda: OneDeformable("torchvision")
     return rows
 
 
 def seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median wall time of ``call`` in seconds, after one call to warm up."""
+    """Median wall time of ``call`` in seconds, after one call to warm up.
+
+    A call that takes longer than ``PATIENCE`` is its own warming up.
+    """
 
     def once() -> float:
         if device.type == "cuda":
@@ -73,16 +110,45 @@ def seconds(call: Callable[[], object], repeats: int, device: torch.device) -> f
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    once()
+    first = once()
+    if first > PATIENCE:
+        return first
     return float(np.median([once() for _ in range(repeats)]))
 
 
-def measure(build: Callable[[], nn.Module], size: int, device: torch.device, repeats: int) -> dict:
-    """Parameters, multiply-adds and times of one network at one image size.
+def peak_memory(device: torch.device) -> int | None:
+    """The most memory that this process has held so far, in bytes; None if it cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def measure(
+    build: Callable[[], nn.Module],
+    size: int,
+    device: torch.device,
+    repeats: int,
+    precision: str = "float32",
+) -> dict:
+    """What one network costs at one image size, one image at a time, channels last.
+
+    Args:
+        build: makes the network.
+        size: side of the square image in pixels.
+        device: to measure on.
+        repeats: calls of which the median is taken.
+        precision: ``"float32"``, ``"bfloat16"`` (autocast) or ``"compiled"`` (that, through
+            ``torch.compile``).
 
     Returns:
         ``parameters``; ``multiply_adds`` of one image; ``predict_seconds`` an image;
-        ``step_seconds`` of a training step (forward, loss, backward, AdamW) on one image.
+        ``step_seconds`` of a training step (forward, loss, backward, AdamW);
+        ``peak_bytes``: memory of that step beyond the network and the image.
     """
     torch.manual_seed(0)
     model = build().to(device, memory_format=torch.channels_last)
@@ -92,62 +158,177 @@ def measure(build: Callable[[], nn.Module], size: int, device: torch.device, rep
     target = (torch.rand(1, 1, size, size, device=device) < 0.1).float()
     loss = build_loss("bce + dice")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    parameters = count_parameters(model)
+    before = peak_memory(device)
     model.eval()
-    with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            model(image)
-        predict = seconds(lambda: model(image), repeats, device)
+    # On the meta device nothing is computed: the operations are only counted.
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        build().to("meta").eval()(image.to("meta"))
+    called = torch.compile(model) if precision == "compiled" else model
+    half = torch.autocast(device.type, torch.bfloat16, enabled=precision != "float32")
+    with torch.inference_mode(), half:
+        predict = seconds(lambda: called(image), repeats, device)
     model.train()
 
     def step() -> None:
-        deeply_supervised(loss, model(image), target).backward()
+        with half:
+            outputs = called(image)
+        deeply_supervised(loss, outputs, target).backward()
         optimizer.step()
         optimizer.zero_grad()
 
+    step_seconds = seconds(step, repeats, device)
+    after = peak_memory(device)
     return {
-        "parameters": count_parameters(model),
+        "parameters": parameters,
         "multiply_adds": counter.get_total_flops() // 2,
         "predict_seconds": predict,
-        "step_seconds": seconds(step, repeats, device),
+        "step_seconds": step_seconds,
+        "peak_bytes": None if before is None or after is None else after - before,
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table, write the JSON; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m retina_lab.bench", description=__doc__)
-    parser.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", help="default: data/results/bench-DEVICE.json")
-    args = parser.parse_args(argv)
+def measure_by_name(
+    name: str, size: int, device: str, repeats: int, precision: str, answer
+) -> None:
+    """Body of a child process: measure a contestant and send the row, or what went wrong."""
+    try:
+        build = contestants(list(MODELS))[name]
+        answer.put(measure(build, size, torch.device(device), repeats, precision))
+    except (RuntimeError, MemoryError) as error:
+        answer.put({"error": str(error).splitlines()[0]})
+
+
+def measure_alone(name: str, size: int, device: str, repeats: int, precision: str) -> dict:
+    """:func:`measure` in a process of its own, so that its memory is its own.
+
+    Returns:
+        The row, or ``{"error": …}`` if there was not enough memory for it.
+    """
+    context = multiprocessing.get_context("spawn")
+    answer = context.SimpleQueue()
+    child = context.Process(
+        target=measure_by_name, args=(name, size, device, repeats, precision, answer)
+    )
+    child.start()
+    while child.is_alive() and answer.empty():
+        child.join(0.05)
+    row = {"error": f"the process ended with {child.exitcode}"} if answer.empty() else answer.get()
+    child.join()
+    return row
+
+
+def measured_peak(device: torch.device, side: int = 8192, repeats: int = 10) -> float:
+    """Multiply-adds a second that this card reaches in a large bfloat16 matrix product."""
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    return side**3 / seconds(lambda: a @ a, repeats, device)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and write the JSON; rows that are there already are kept with ``--resume``."""
     device = pick_device(args.device)
-    rows = []
-    cells = [(name, size) for size in args.sizes for name in contestants(args.models)]
-    for name, size in tqdm(cells, desc="bench", unit="cell"):
-        build = contestants(args.models)[name]
-        rows.append({"model": name, "size": size, **measure(build, size, device, args.repeats)})
-    print(f"{'model':20} {'size':>5} {'parameters':>12} {'G mult-adds':>12} "
-          f"{'s/image':>9} {'s/step':>9}")  # fmt: skip
-    for row in rows:
-        print(
-            f"{row['model']:20} {row['size']:>5} {row['parameters']:>12,} "
-            f"{row['multiply_adds'] / 1e9:>12.2f} {row['predict_seconds']:>9.4f} "
-            f"{row['step_seconds']:>9.4f}"
-        )
     root = project_root() or Path.cwd()
     out = Path(args.out) if args.out else root / "data" / "results" / f"bench-{device.type}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = []
+    if args.resume and out.exists():
+        rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    done = {(row["model"], row["size"], row["precision"]) for row in rows}
+    precisions = args.precisions or (
+        ["float32", "bfloat16", "compiled"] if device.type == "cuda" else ["float32"]
+    )
+    cells = [
+        (name, size, precision)
+        for size in args.sizes
+        for name in contestants(args.models)
+        for precision in precisions
+        if (name, size, precision) not in done
+    ]
     record = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "cores": os.cpu_count(),
         "versions": versions(),
+        "peak_multiply_adds": measured_peak(device) if device.type == "cuda" else None,
         "rows": rows,
     }
-    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for name, size, precision in tqdm(cells, desc="bench", unit="cell"):
+        found = measure_alone(name, size, device.type, args.repeats, precision)
+        rows.append({"model": name, "size": size, "precision": precision, **found})
+        partial = out.with_suffix(".part")
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, out)
+    print(table(record))
     print(f"→ {out}")
     return 0
+
+
+def table(record: dict) -> str:
+    """The rows as a table in Markdown, with ratios to ``unet`` at the same size and precision."""
+    reference = {
+        (row["size"], row["precision"]): row
+        for row in record["rows"]
+        if row["model"] == "unet" and "error" not in row
+    }
+    lines = [
+        "| network | side | precision | parameters | G mult-adds | s/image | s/step | × unet "
+        "| GiB |" + (" of peak |" if record["peak_multiply_adds"] else ""),
+        "|---|" + "--:|---|" + "--:|" * (7 if record["peak_multiply_adds"] else 6),
+    ]
+    for row in record["rows"]:
+        start = f"| `{row['model']}` | {row['size']} | {row['precision']} | "
+        if "error" in row:
+            lines.append(f"{start}{row['error']} |")
+            continue
+        beside = reference.get((row["size"], row["precision"]))
+        ratio = f"{row['step_seconds'] / beside['step_seconds']:.3g}" if beside else "–"
+        memory = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}"
+        cells = [
+            f"{row['parameters']:,}",
+            f"{row['multiply_adds'] / 1e9:.2f}",
+            f"{row['predict_seconds']:.3g}",
+            f"{row['step_seconds']:.3g}",
+            ratio,
+            memory,
+        ]
+        if record["peak_multiply_adds"]:
+            # A step is one forward pass and a backward pass of twice its cost.
+            rate = 3 * row["multiply_adds"] / row["step_seconds"]
+            cells.append(f"{rate / record['peak_multiply_adds']:.1%}")
+        lines.append(start + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_table() -> int:
+    """Put the committed measurements into ``book/costs.md``; returns the exit status."""
+    root = project_root()
+    page, tables = root / "book" / "costs.md", []
+    for path in sorted((root / "data" / "results").glob("bench-*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        tables.append(
+            f"**{record['device']}**, {record['cores']} cores, torch "
+            f"{record['versions']['torch']}, {record['when'][:10]}\n\n{table(record)}"
+        )
+    text = page.read_text(encoding="utf-8")
+    page.write_text(between_markers(text, "\n\n".join(tables), BEGIN, END), encoding="utf-8")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, or write the book's table; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m retina_lab.bench", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("table", help="write the committed measurements into the book")
+    measuring = verbs.add_parser("run", help="measure")
+    measuring.add_argument("--models", nargs="*", choices=list(MODELS), default=list(MODELS))
+    measuring.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
+    measuring.add_argument("--repeats", type=int, default=5)
+    measuring.add_argument("--precisions", nargs="*")
+    measuring.add_argument("--device", default="auto")
+    measuring.add_argument("--resume", action="store_true", help="keep rows that are there")
+    measuring.add_argument("--out", help="default: data/results/bench-DEVICE.json")
+    args = parser.parse_args(argv)
+    return write_table() if args.verb == "table" else run(args)
 
 
 if __name__ == "__main__":

@@ -355,16 +355,16 @@ def markdown_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def written(text: str, table: str) -> str:
-    """``text`` with the table between the markers.
+def between_markers(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
+    """``text`` with the table between two markers.
 
     Raises:
         ValueError: if the markers are not there.
     """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"the text lacks the markers {BEGIN} and {END}")
-    before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    if begin not in text or end not in text:
+        raise ValueError(f"the text lacks the markers {begin} and {end}")
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -393,7 +393,8 @@ def main(argv: list[str] | None = None) -> int:
         print(markdown_table(load(args.grid)))
         return 0
     readme = project_root() / "README.md"
-    text = written(readme.read_text(encoding="utf-8"), markdown_table(load("small-unet")))
+    table = markdown_table(load("small-unet"))
+    text = between_markers(readme.read_text(encoding="utf-8"), table)
     readme.write_text(text, encoding="utf-8")
     return 0
 

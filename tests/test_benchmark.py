@@ -163,18 +163,18 @@ def test_floats_are_rounded_and_nothing_else():
 
 def test_only_what_is_between_the_markers_changes():
     text = f"before\n{benchmark.BEGIN}\nold\n{benchmark.END}\nafter"
-    new = benchmark.written(text, "new")
+    new = benchmark.between_markers(text, "new")
     assert new == f"before\n{benchmark.BEGIN}\nnew\n{benchmark.END}\nafter"
-    assert benchmark.written(new, "new") == new
+    assert benchmark.between_markers(new, "new") == new
     with pytest.raises(ValueError, match="markers"):
-        benchmark.written("nothing here", "new")
+        benchmark.between_markers("nothing here", "new")
 
 
 def test_the_readme_shows_the_committed_results():
     readme = (project_root() / "README.md").read_text(encoding="utf-8")
-    assert benchmark.written(readme, benchmark.markdown_table(benchmark.load("small-unet"))) == (
-        readme
-    )
+    assert benchmark.between_markers(
+        readme, benchmark.markdown_table(benchmark.load("small-unet"))
+    ) == (readme)
 
 
 @pytest.mark.parametrize("name", benchmark.GRIDS)

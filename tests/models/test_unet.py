@@ -131,7 +131,7 @@ def test_agrees_with_monai_on_what_a_double_convolution_is():
 
 @pytest.mark.parametrize("widths", [(8,), (), (8, 0), (8, -4)])
 def test_absurd_widths_are_named(widths):
-    with pytest.raises(ValueError, match="two positive widths"):
+    with pytest.raises(ValueError, match="at least 2 widths, all positive"):
         UNet(widths)
 
 
