@@ -17,17 +17,23 @@ class MSCAF(nn.Module):
 
     3×3 convolutions with dilation 1, 3 and 5 see 3, 7 and 11 pixels; they give one half, one
     quarter and one quarter of the channels. Channel attention decides which scale counts, a
-    1×1 convolution mixes (U-Net slides).
+    1×1 convolution mixes (U-Net slides). The slides multiply each channel by its weight; the
+    public code of the same authors adds the channel once more, so that none can be silenced.
 
     Args:
         in_channels: channels before.
         out_channels: channels after, a multiple of 4.
         dropout: probability that a number is dropped at the end.
         ratio: of the channel attention.
+
+    Raises:
+        ValueError: if the channels after are not a positive multiple of 4.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0, ratio: int = 8):
         super().__init__()
+        if out_channels < 4 or out_channels % 4:
+            raise ValueError(f"MSCAF shares out a multiple of 4 channels, not {out_channels}")
         half, quarter = out_channels // 2, out_channels // 4
         self.branches = nn.ModuleList(
             conv_norm_relu(in_channels, channels, 3, dilation, bias=False)
@@ -54,11 +60,16 @@ class PFF(nn.Module):
     Args:
         widths: channels of the four maps, coarsest first. The last is C, a multiple of 8.
         dropout: of the MSCAF.
+
+    Raises:
+        ValueError: if there are not four widths, or C is not a positive multiple of 8.
     """
 
     def __init__(self, widths: Sequence[int], dropout: float = 0.0):
         super().__init__()
         channels = widths[-1]
+        if len(widths) != 4 or channels < 8 or channels % 8:
+            raise ValueError(f"PFF fuses four maps, the last of 8, 16, … channels, not {widths}")
         shares = (channels // 8, channels // 8, channels // 4, channels // 2)
         self.reduce = nn.ModuleList(
             conv_norm_relu(width, share, 1, bias=False)
@@ -79,7 +90,8 @@ class PFF(nn.Module):
 class CMPUNet(EncoderDecoder):
     """CFFA down the encoder, MSCAF up the decoder, PFF over all of the decoder's maps.
 
-    U-Net slides, after Gu et al. 2023 (Electronics 12, 4743).
+    U-Net slides, after Gu et al. 2023 (Electronics 12, 4743). The slides do not say whose four
+    maps PFF fuses; the paper and the public code of the slides' authors give it the decoder's.
 
     Args:
         widths: channels at five resolutions, the bridge last; all multiples of 8.
