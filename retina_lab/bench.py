@@ -116,16 +116,24 @@ def seconds(call: Callable[[], object], repeats: int, device: torch.device) -> f
     return float(np.median([once() for _ in range(repeats)]))
 
 
-def peak_memory(device: torch.device) -> int | None:
-    """The most memory that this process has held so far, in bytes; None if it cannot be told."""
+def peak_memory(device: torch.device, reset: bool = False) -> int | None:
+    """The most memory that this process has held, in bytes; None if the system does not tell.
+
+    Args:
+        device: a card counts what torch has allocated on it, a processor the resident pages.
+        reset: forget the past first: from now on only what is held now counts.
+    """
     if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows
+    status = Path("/proc/self/status")
+    if not status.exists():  # only Linux can forget the peak of loading torch
         return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def measure(
@@ -159,7 +167,7 @@ def measure(
     loss = build_loss("bce + dice")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     parameters = count_parameters(model)
-    before = peak_memory(device)
+    before = peak_memory(device, reset=True)
     model.eval()
     # On the meta device nothing is computed: the operations are only counted.
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:

@@ -1,6 +1,8 @@
 import json
 import multiprocessing
+from pathlib import Path
 
+import pytest
 import torch
 import torch.nn as nn
 
@@ -64,6 +66,17 @@ def test_the_table_shows_ratios_to_the_full_unet_at_the_same_size():
     assert lines[3].endswith("| 5 | 2.5 | 1.00 |")
     assert lines[4].endswith("| 5 | – | 1.00 |")
     assert lines[5] == "| `unet` | 512 | float32 | out of memory |"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_forgets_and_counts():
+    device = torch.device("cpu")
+    ballast = torch.ones(50_000_000)  # 200 MB
+    del ballast
+    before = bench.peak_memory(device, reset=True)
+    held = torch.ones(25_000_000)  # 100 MB
+    assert 90e6 < bench.peak_memory(device) - before < 150e6
+    assert held.sum() == 25_000_000
 
 
 def test_share_of_the_peak_counts_three_passes():
