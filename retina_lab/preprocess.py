@@ -163,7 +163,9 @@ def normalise(
     else:
         if window < 3 or window % 2 == 0:
             raise ValueError(f"the window must be odd and at least 3, not {window}")
-        fov = -F.max_pool2d(-fov, 2 * RIM + 1, stride=1, padding=RIM)  # erosion
+        side = 2 * RIM + 1  # erosion by a square: along the columns, then along the rows
+        fov = -F.max_pool2d(-fov, (side, 1), stride=1, padding=(RIM, 0))
+        fov = -F.max_pool2d(-fov, (1, side), stride=1, padding=(0, RIM))
         inside = image * fov
         # One pass for count, sum and sum of squares. Subtracting the image's mean first
         # keeps E[x²] − E[x]² from cancelling in float32.
