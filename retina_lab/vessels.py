@@ -91,6 +91,30 @@ def found_by_width(
     )
 
 
+def busiest_window(vessels: np.ndarray, side: int) -> tuple[slice, slice]:
+    """The square with the most vessel pixels: a detail worth looking at.
+
+    Args:
+        vessels: (H, W) ``bool``.
+        side: of the square in pixels; on a smaller map it is as large as fits.
+
+    Returns:
+        Rows and columns, so that ``picture[busiest_window(vessels, 96)]`` cuts it out; the first
+        of several in reading order.
+
+    Raises:
+        ValueError: if ``vessels`` is not a two-dimensional ``bool`` array.
+    """
+    vessels = _checked(vessels)
+    side = min(side, *vessels.shape)
+    # With sums from the top left corner, the sum over a rectangle is a matter of its corners.
+    total = np.pad(vessels.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    lower, upper = total[side:], total[:-side]
+    inside = lower[:, side:] - lower[:, :-side] - upper[:, side:] + upper[:, :-side]
+    top, left = (int(i) for i in np.unravel_index(inside.argmax(), inside.shape))
+    return slice(top, top + side), slice(left, left + side)
+
+
 def _widths_along_axis(vessels: np.ndarray) -> np.ndarray:
     """(H, W) twice the distance to the background, which on a centre line is the width."""
     # A ring of background: what the frame cuts off must not look infinitely wide.

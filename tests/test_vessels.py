@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retina_lab.metrics import skeleton
-from retina_lab.vessels import found_by_width, vessel_widths, width_map
+from retina_lab.vessels import busiest_window, found_by_width, vessel_widths, width_map
 
 
 def bar(width, length=60, transpose=False):
@@ -142,3 +142,21 @@ def test_refuses_what_is_not_a_mask(bad):
 def test_refuses_a_fov_of_another_size():
     with pytest.raises(ValueError, match="fov"):
         vessel_widths(np.zeros((3, 3), bool), np.zeros((3, 4), bool))
+
+
+def test_the_busiest_window_of_a_small_map():
+    plane = np.zeros((5, 6), bool)
+    plane[[1, 2, 3, 0], [4, 4, 5, 0]] = True
+    assert busiest_window(plane, 3) == (slice(1, 4), slice(3, 6))
+    assert busiest_window(plane, 1) == (slice(0, 1), slice(0, 1))  # the first of several
+    assert busiest_window(plane, 99) == (slice(0, 5), slice(0, 5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 8))
+def test_no_window_is_busier(seed, side):
+    plane = np.random.default_rng(seed).random((9, 12)) < 0.2
+    found = plane[busiest_window(plane, side)]
+    windows = np.lib.stride_tricks.sliding_window_view(plane, (side, side))
+    assert found.shape == (side, side)
+    assert found.sum() == windows.sum((2, 3)).max()

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from retina_lab import metrics, plots, widgets
 from retina_lab.datasets.sample import FundusSample
+from retina_lab.models import DropBlock2d
 from retina_lab.preprocess import to_batch
 from retina_lab.widgets.base import reduced
 
@@ -32,6 +33,7 @@ def made_sample(seed=0, height=60, width=64):
 SAMPLES = [made_sample(0), made_sample(1)]
 PROBABILITY = np.random.default_rng(0).random(SAMPLES[0].size).astype(np.float32) ** 2
 PROBABILITY[SAMPLES[0].vessels] **= 0.3
+DROP_MAPS = {"green": SAMPLES[0].image[..., 1] / 255.0, "noise": PROBABILITY}
 
 
 def tiny_explorer(render=None, describe=None, **frames):
@@ -230,16 +232,19 @@ def test_a_page_keeps_its_budget_or_says_that_it_cannot():
 EXPLORERS = {
     "threshold": lambda: widgets.explore_threshold(SAMPLES[0], PROBABILITY),
     "augmentation": lambda: widgets.explore_augmentation(SAMPLES),
+    "dropblock": lambda: widgets.explore_dropblock(DROP_MAPS),
     "phantom": lambda: widgets.explore_phantom(1),
 }
 RENDERERS = {
     "threshold": lambda **values: widgets.render_threshold(SAMPLES[0], PROBABILITY, **values),
     "augmentation": lambda **values: widgets.render_augmentation(SAMPLES, **values),
+    "dropblock": lambda channel, **values: widgets.render_dropblock(DROP_MAPS[channel], **values),
     "phantom": lambda **values: widgets.render_phantom(size=96, **values),
 }
 DESCRIBERS = {
     "threshold": lambda **values: widgets.describe_threshold(SAMPLES[0], PROBABILITY, **values),
     "augmentation": lambda **values: widgets.describe_augmentation(SAMPLES, **values),
+    "dropblock": lambda channel, **values: widgets.describe_dropblock(DROP_MAPS[channel], **values),
     "phantom": lambda **values: widgets.describe_phantom(size=96, **values),
 }
 
@@ -259,7 +264,7 @@ def test_every_end_of_every_slider_can_be_drawn(name):
     assert len(pictures) > len(explorer.controls)  # the sliders do something
 
 
-@pytest.mark.parametrize("name", ["threshold", "augmentation"])
+@pytest.mark.parametrize("name", ["threshold", "augmentation", "dropblock"])
 def test_explorers_answer_their_sliders(name):
     explorer = EXPLORERS[name]()
     for control in explorer.controls.values():
@@ -272,7 +277,9 @@ def test_explorers_answer_their_sliders(name):
         assert explorer.errors.outputs == ()
 
 
-@pytest.mark.parametrize(("name", "states"), [("threshold", 21), ("augmentation", 42)])
+@pytest.mark.parametrize(
+    ("name", "states"), [("threshold", 21), ("augmentation", 42), ("dropblock", 25)]
+)
 def test_static_pages_of_explorers(name, states):
     text = EXPLORERS[name]().static_html()
     check_static_page(text, states)
@@ -373,6 +380,63 @@ def test_large_photographs_are_shown_smaller_and_keep_their_thin_vessels():
 def test_augment_for_show_names_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         widgets.augment_for_show(SAMPLES, *arguments)
+
+
+# ---------------------------------------------------------------------------- DropBlock
+
+
+@pytest.mark.parametrize(("keep", "block"), [(0.85, 7), (0.5, 1), (0.9, 15)])
+def test_the_words_of_the_dropblock_explorer_are_the_shares(keep, block):
+    values = DROP_MAPS["noise"]
+    holes = widgets.drop_blocks(values.shape, keep, block, seed=3)
+    layer = DropBlock2d(keep, block)
+    text = widgets.describe_dropblock(values, keep, block, seed=3)
+    assert f"To be dropped: {1 - keep:.1%}" in text
+    assert f"{layer.expected_share(*values.shape):.1%} are expected to go" in text
+    assert f"and {holes.mean():.1%} went" in text
+    figure = widgets.render_dropblock(values, keep, block, seed=3)
+    assert figure.axes[2].get_title().endswith(f"{holes.mean():.1%} dropped")
+
+
+def test_the_holes_of_the_explorer_are_those_of_the_layer_and_leave_chance_alone():
+    torch.manual_seed(5)
+    expected = DropBlock2d(0.8, 3).mask(torch.ones(1, 1, 20, 30))[0, 0] == 0
+    torch.manual_seed(0)
+    before = torch.rand(1)
+    torch.manual_seed(0)
+    holes = widgets.drop_blocks((20, 30), 0.8, 3, seed=5)
+    assert torch.equal(torch.rand(1), before)
+    assert np.array_equal(holes, expected.numpy())
+
+
+def test_guessing_from_the_nearest_value():
+    columns = np.tile(np.arange(6.0), (4, 1))
+    holes = np.zeros((4, 6), bool)
+    holes[1, 2] = holes[2, 4] = True  # above and below stands the same value
+    assert widgets.guess_from_nearest(columns, holes) == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    noise, dots = rng.random((200, 200)), rng.random((200, 200)) < 0.1
+    assert abs(widgets.guess_from_nearest(noise, dots)) < 0.1
+    for nothing in (np.zeros((4, 6), bool), np.ones((4, 6), bool)):
+        assert np.isnan(widgets.guess_from_nearest(columns, nothing))
+    assert np.isnan(widgets.guess_from_nearest(np.zeros((4, 6)), holes))
+
+
+def test_larger_blocks_are_harder_to_guess():
+    y, x = np.mgrid[:120, :120]
+    smooth = np.sin(x / 5) + np.sin(y / 7)
+    guesses = [
+        widgets.guess_from_nearest(smooth, widgets.drop_blocks(smooth.shape, 0.8, block, seed=0))
+        for block in (1, 5, 15)
+    ]
+    assert guesses[0] > 0.95
+    assert guesses == sorted(guesses, reverse=True)
+
+
+@pytest.mark.parametrize("maps", [{}, {"colour": SAMPLES[0].image}])
+def test_the_dropblock_explorer_wants_single_channels(maps):
+    with pytest.raises(ValueError, match=r"maps of one channel, \(H, W\)"):
+        widgets.explore_dropblock(maps)
 
 
 # ------------------------------------------------------------------------------ phantom

@@ -59,6 +59,7 @@ LIVE = {
     "phantom": "widgets.explore_phantom(1)",
     "augmentation": "widgets.explore_augmentation(samples)",
     "threshold": "widgets.explore_threshold(samples[0], probability)",
+    "dropblock": "widgets.explore_dropblock({'green': samples[0].image[32:96, 32:96, 1] / 255})",
 }
 # This one carries HTML too, as it would in the book: Lab must prefer the live widget.
 BOTH = "threshold"

@@ -15,6 +15,13 @@ from retina_lab.widgets.augmentation import (
     render_augmentation,
 )
 from retina_lab.widgets.base import STATIC_BUDGET, Explorer
+from retina_lab.widgets.dropblock import (
+    describe_dropblock,
+    drop_blocks,
+    explore_dropblock,
+    guess_from_nearest,
+    render_dropblock,
+)
 from retina_lab.widgets.phantom import describe_phantom, explore_phantom, render_phantom
 from retina_lab.widgets.threshold import (
     describe_threshold,
@@ -28,12 +35,17 @@ __all__ = [
     "Explorer",
     "augment_for_show",
     "describe_augmentation",
+    "describe_dropblock",
     "describe_phantom",
     "describe_threshold",
+    "drop_blocks",
     "explore_augmentation",
+    "explore_dropblock",
     "explore_phantom",
     "explore_threshold",
+    "guess_from_nearest",
     "render_augmentation",
+    "render_dropblock",
     "render_phantom",
     "render_threshold",
 ]
