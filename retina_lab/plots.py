@@ -23,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from retina_lab import metrics
@@ -270,6 +271,8 @@ def _small(picture: np.ndarray, longest: int = 1000) -> np.ndarray:
         picture = picture.astype(np.uint8) * 255
     if picture.dtype == np.uint8:
         return np.asarray(Image.fromarray(picture).reduce(factor))
+    if picture.ndim == 3:  # Pillow has no colour pictures of floats
+        return np.dstack([_small(plane, longest) for plane in np.moveaxis(picture, -1, 0)])
     return np.asarray(Image.fromarray(picture.astype(np.float32)).reduce(factor))
 
 
@@ -582,7 +585,7 @@ def plot_observers(sample: FundusSample) -> Figure:
 def plot_width_histogram(
     widths: Mapping[str, np.ndarray] | np.ndarray, *, widest: float | None = None
 ) -> Figure:
-    """How much of the vessels' length is how wide.
+    """How much of the vessels' length is how wide; dashed lines mark the medians.
 
     Args:
         widths: from ``vessels.vessel_widths``, or ``{name: widths}`` to compare data sets.
@@ -592,37 +595,45 @@ def plot_width_histogram(
     Raises:
         ValueError: if there is no vessel at all.
     """
+    import pandas as pd
+    import seaborn as sns
+
     widths = widths if isinstance(widths, Mapping) else {"": widths}
-    everything = np.concatenate([np.asarray(values) for values in widths.values()])
-    if not everything.size:
+    table = pd.concat(
+        [pd.DataFrame({"width": np.asarray(v, float), "name": n}) for n, v in widths.items()]
+    )
+    if table.empty:
         raise ValueError("there are no vessels to measure")
-    widest = math.ceil(widest or np.percentile(everything, 99.5))
-    edges = np.arange(0.5, max(widest, 3) + 1)
+    thickest = table["width"].max()
+    widest = max(3, math.ceil(widest or np.percentile(table["width"], 99.5)))
+    medians = table.groupby("name")["width"].median()
+    titles = {
+        n: (f"{n}, " if n else "") + f"median {medians[n]:.1f} px" for n in widths if n in medians
+    }
+    table["width"] = table["width"].clip(upper=widest)
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    for index, (name, values) in enumerate(widths.items()):
-        values = np.asarray(values)
-        share = np.histogram(values.clip(max=edges[-1]), edges)[0] / max(1, values.size)
-        colour = CYCLE[index % len(CYCLE)]
-        label = f"{name}, median {np.median(values):.1f} px" if values.size else name
-        if len(widths) == 1:
-            axes.bar(edges[:-1] + 0.5, share, width=0.85, color=colour)
-            axes.axvline(np.median(values), color=BLACK, linestyle="--", linewidth=1.2)
-            axes.annotate(
-                f"median {np.median(values):.1f} px",
-                (np.median(values), 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(5, -12),
-                textcoords="offset points",
-            )
-        else:
-            dashes = ("-", "--", ":", "-.")[index % 4]
-            axes.stairs(share, edges, color=colour, linewidth=1.8, linestyle=dashes, label=label)
-    axes.set(xlabel="width (pixels)", ylabel="share of centre line", xlim=(0, edges[-1] + 0.3))
+    sns.histplot(
+        table.assign(name=table["name"].map(titles)),
+        x="width",
+        hue="name",
+        hue_order=list(titles.values()),
+        palette=CYCLE[: len(titles)],
+        stat="proportion",
+        common_norm=False,  # a data set with more vessels must not look taller
+        binwidth=1,
+        binrange=(0.5, widest + 0.5),
+        element="step",
+        ax=axes,
+    )
+    for median, colour in zip(medians[list(titles)], CYCLE, strict=False):
+        axes.axvline(median, color=colour, linestyle="--", linewidth=1.2)
+    axes.get_legend().set_title(None)
+    note = f"; {widest}: and above" if thickest > widest + 0.5 else ""
+    axes.set(xlabel=f"width (pixels{note})", ylabel="share of centre line", xlim=(0, widest + 0.8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.grid(axis="x", visible=False)
-    if len(widths) > 1:
-        axes.legend()
     return figure
 
 
@@ -791,10 +802,10 @@ def plot_reliability(
         edges = np.linspace(0, 1, bins + 1)
         lower.stairs(pixels / pixels.sum(), edges, color=colour, linewidth=1.6)
     upper.set(ylabel="share that is vessel", xlim=(0, 1), ylim=(0, 1))
-    upper.annotate("too timid", (0.06, 0.9), color="#777777")
-    upper.annotate("too sure", (0.76, 0.08), color="#777777")
+    upper.annotate("promised too little", (0.03, 0.93), color="#777777")
+    upper.annotate("promised too much", (0.62, 0.05), color="#777777")
     upper.legend(loc="upper left", bbox_to_anchor=(0.0, 0.88))
-    lower.set(xlabel="predicted probability", ylabel="pixels", yscale="log")
+    lower.set(xlabel="predicted probability", ylabel="share of pixels", yscale="log")
     lower.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     return figure
 

@@ -180,6 +180,13 @@ def test_thin_vessels_survive_being_drawn_small():
     assert small[:, 500].min() > 50
 
 
+def test_large_colour_pictures_of_floats_are_averaged_too():
+    picture = RNG.random((4, 4000, 3)).astype(np.float32)
+    small = plots._small(picture)
+    assert small.shape == (1, 1000, 3)
+    assert small == pytest.approx(picture.reshape(1, 4, 1000, 4, 3).mean((1, 3)), abs=1e-6)
+
+
 def test_the_working_point_lies_on_its_curve():
     counts = metrics.counts_at(HISTOGRAM, 0.5)
     for kind, curve in (("roc", metrics.roc_curve), ("pr", metrics.pr_curve)):
@@ -202,6 +209,30 @@ def test_the_legend_of_the_curves_gives_their_areas():
     roc, pr = (axes.get_legend().texts[0].get_text() for axes in figure.axes)
     assert roc == f"net  {metrics.auc_roc(HISTOGRAM):.4f}"
     assert pr == f"net  {metrics.auc_pr(HISTOGRAM):.4f}"
+
+
+def test_widths_are_shares_of_each_data_set():
+    widths = {"few": [1, 2, 2, 3], "many": [2.0] * 60 + [9.0] * 20, "none": []}
+    axes = plots.plot_width_histogram(widths, widest=5).axes[0]
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.texts] == [
+        "few, median 2.0 px",
+        "many, median 2.0 px",
+    ]
+    assert [to_rgb(patch.get_facecolor()[:3]) for patch in legend.get_patches()] == [
+        to_rgb(colour) for colour in plots.CYCLE[:2]
+    ]
+    outlines = [collection.get_paths()[0].vertices for collection in axes.collections]
+    modes = sorted((y.max(), *sorted({*x[y == y.max()]})) for x, y in (v.T for v in outlines))
+    assert modes == [(0.5, 1.5, 2.5), (0.75, 1.5, 2.5)]  # share, from, to
+    assert axes.get_xlabel() == "width (pixels; 5: and above)"  # the nines
+
+
+@pytest.mark.parametrize("widest", [3, 8, 20, 45])
+def test_widths_have_whole_numbers_below_them(widest):
+    axes = plots.plot_width_histogram(np.arange(1.0, widest + 1)).axes[0]
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    assert axes.get_xlabel() == "width (pixels)"  # nothing is wider than the last bin
 
 
 def test_history_marks_the_best_epoch():
