@@ -751,8 +751,9 @@ def draw_threshold_sweep(
         axes.annotate(
             f"threshold {threshold:.3f}",
             (threshold, 0),
-            xytext=(4, 4),
+            xytext=(-4, 4) if threshold > 0.6 else (4, 4),
             textcoords="offset points",
+            ha="right" if threshold > 0.6 else "left",
         )
     axes.set(xlabel="threshold", xlim=(0, 1), ylim=(0, 1.02))
 

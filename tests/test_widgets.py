@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from retina_lab import metrics, plots, widgets
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.models import DropBlock2d
+from retina_lab.models.deformable import bilinear_sample, bilinear_sample_by_hand
+from retina_lab.models.receptive_field import receptive_field
 from retina_lab.preprocess import to_batch
+from retina_lab.widgets import bilinear
 from retina_lab.widgets.base import reduced
+from retina_lab.widgets.dilation import on_a_wide_vessel
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -232,18 +237,24 @@ def test_a_page_keeps_its_budget_or_says_that_it_cannot():
 EXPLORERS = {
     "threshold": lambda: widgets.explore_threshold(SAMPLES[0], PROBABILITY),
     "augmentation": lambda: widgets.explore_augmentation(SAMPLES),
+    "bilinear": widgets.explore_bilinear,
+    "dilation": lambda: widgets.explore_dilation(SAMPLES[0]),
     "dropblock": lambda: widgets.explore_dropblock(DROP_MAPS),
     "phantom": lambda: widgets.explore_phantom(1),
 }
 RENDERERS = {
     "threshold": lambda **values: widgets.render_threshold(SAMPLES[0], PROBABILITY, **values),
     "augmentation": lambda **values: widgets.render_augmentation(SAMPLES, **values),
+    "bilinear": widgets.render_bilinear,
+    "dilation": lambda **values: widgets.render_dilation(SAMPLES[0], (30, 32), **values),
     "dropblock": lambda channel, **values: widgets.render_dropblock(DROP_MAPS[channel], **values),
     "phantom": lambda **values: widgets.render_phantom(size=96, **values),
 }
 DESCRIBERS = {
     "threshold": lambda **values: widgets.describe_threshold(SAMPLES[0], PROBABILITY, **values),
     "augmentation": lambda **values: widgets.describe_augmentation(SAMPLES, **values),
+    "bilinear": widgets.describe_bilinear,
+    "dilation": lambda **values: widgets.describe_dilation(SAMPLES[0], (30, 32), **values),
     "dropblock": lambda channel, **values: widgets.describe_dropblock(DROP_MAPS[channel], **values),
     "phantom": lambda **values: widgets.describe_phantom(size=96, **values),
 }
@@ -264,7 +275,7 @@ def test_every_end_of_every_slider_can_be_drawn(name):
     assert len(pictures) > len(explorer.controls)  # the sliders do something
 
 
-@pytest.mark.parametrize("name", ["threshold", "augmentation", "dropblock"])
+@pytest.mark.parametrize("name", ["threshold", "augmentation", "bilinear", "dilation", "dropblock"])
 def test_explorers_answer_their_sliders(name):
     explorer = EXPLORERS[name]()
     for control in explorer.controls.values():
@@ -278,7 +289,8 @@ def test_explorers_answer_their_sliders(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "states"), [("threshold", 21), ("augmentation", 42), ("dropblock", 25)]
+    ("name", "states"),
+    [("threshold", 21), ("augmentation", 42), ("dilation", 20), ("dropblock", 25)],
 )
 def test_static_pages_of_explorers(name, states):
     text = EXPLORERS[name]().static_html()
@@ -287,8 +299,11 @@ def test_static_pages_of_explorers(name, states):
 
 
 @pytest.mark.slow
-def test_static_page_of_the_phantom_explorer():
-    check_static_page(EXPLORERS["phantom"]().static_html(), 16)
+@pytest.mark.parametrize(("name", "states"), [("phantom", 16), ("bilinear", 121)])
+def test_static_pages_that_take_a_while(name, states):
+    text = EXPLORERS[name]().static_html()
+    check_static_page(text, states)
+    assert len(text) < 1.1 * widgets.STATIC_BUDGET
 
 
 # --------------------------------------------------------------------------- threshold
@@ -364,9 +379,7 @@ def test_large_photographs_are_shown_smaller_and_keep_their_thin_vessels():
     large = made_sample(height=1300, width=1500)
     thin = np.zeros_like(large.vessels)
     thin[:, 701] = True
-    small = reduced(
-        FundusSample("large", large.image, large.fov, thin & large.fov, dataset="toy")
-    )
+    small = reduced(FundusSample("large", large.image, large.fov, thin & large.fov, dataset="toy"))
     assert small.size == (433, 500)
     assert small.vessels.any(axis=1).mean() > 0.95
     assert abs(small.fov.mean() - large.fov.mean()) < 0.01
@@ -380,6 +393,66 @@ def test_large_photographs_are_shown_smaller_and_keep_their_thin_vessels():
 def test_augment_for_show_names_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         widgets.augment_for_show(SAMPLES, *arguments)
+
+
+# ----------------------------------------------------------------------------- dilation
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "dilation", "layers", "expected"),
+    [
+        (3, 1, 1, [1, 1, 1]),
+        (3, 1, 2, [1, 2, 3, 2, 1]),
+        (3, 2, 2, [1, 0, 2, 0, 3, 0, 2, 0, 1]),
+        (5, 1, 1, [1, 1, 1, 1, 1]),
+        (3, 5, 0, [1]),
+    ],
+)
+def test_paths_through_a_stack(kernel_size, dilation, layers, expected):
+    paths = widgets.count_paths(kernel_size, dilation, layers)
+    assert paths.tolist() == expected
+    assert len(paths) == 1 + layers * (kernel_size - 1) * dilation
+    assert paths.sum() == kernel_size**layers
+
+
+@pytest.mark.parametrize(("kernel_size", "dilation", "layers"), [(3, 2, 3), (5, 3, 2), (7, 1, 2)])
+def test_the_dilation_explorer_sees_what_the_network_sees(kernel_size, dilation, layers):
+    stack = torch.nn.Sequential(
+        *[torch.nn.Conv2d(1, 1, kernel_size, padding="same", dilation=dilation)] * layers
+    )
+    paths = widgets.count_paths(kernel_size, dilation, layers)
+    expected = np.pad(np.outer(paths, paths) > 0, 5)
+    assert np.array_equal(receptive_field(stack, len(expected), channels=1), expected)
+    words = widgets.describe_dilation(SAMPLES[0], (30, 32), kernel_size, dilation, layers)
+    assert f"see {len(paths)}×{len(paths)} pixels" in words
+    assert ("without holes" in words) == bool(expected[5:-5, 5:-5].all())
+
+
+def test_the_dilation_explorer_stands_on_a_wide_vessel():
+    plane = np.zeros((200, 220), bool)
+    plane[60:62] = plane[100:109] = True
+    bars = FundusSample("bars", np.full((200, 220, 3), 99, np.uint8), plane | True, plane)
+    row, column = on_a_wide_vessel(bars)
+    assert 100 <= row < 109
+    assert 64 <= column < 156
+
+
+def test_the_dilation_explorer_paints_the_pixels_that_are_seen():
+    grey = FundusSample("grey", np.full((140, 150, 3), 99, np.uint8), np.ones((140, 150), bool))
+    figure = widgets.render_dilation(grey, (70, 71), kernel_size=3, dilation=4, layers=1)
+    zoomed = figure.axes[1].images[0].get_array()
+    painted = np.argwhere((np.asarray(zoomed) != 99).any(axis=-1))
+    assert zoomed.shape == (25, 25, 3)
+    assert painted.tolist() == [[r, c] for r in (8, 12, 16) for c in (8, 12, 16)]
+
+
+def test_the_dilation_explorer_needs_a_place():
+    blank = FundusSample("blank", SAMPLES[0].image, SAMPLES[0].fov)
+    with pytest.raises(ValueError, match="blank has no vessels to stand on"):
+        widgets.explore_dilation(blank)
+    with pytest.raises(ValueError, match=r"\(60, 0\) is not in blank"):
+        widgets.explore_dilation(blank, (60, 0))
+    assert widgets.explore_dilation(blank, (0, 0)).errors.outputs == ()
 
 
 # ---------------------------------------------------------------------------- DropBlock
@@ -437,6 +510,63 @@ def test_larger_blocks_are_harder_to_guess():
 def test_the_dropblock_explorer_wants_single_channels(maps):
     with pytest.raises(ValueError, match=r"maps of one channel, \(H, W\)"):
         widgets.explore_dropblock(maps)
+
+
+# ----------------------------------------------------------------------------- bilinear
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.7, 0.3), (1.55, 2.3), (0, 0), (3, 3), (2, 0.5), (3, 1.2)])
+def test_the_bilinear_explorer_shows_what_the_library_computes(x, y):
+    image = torch.tensor(bilinear.GRID, dtype=torch.float64).requires_grad_()
+    place = torch.tensor([y, x], dtype=torch.float64).requires_grad_()
+    value = bilinear_sample(image[None, None], place.view(1, 2, 1, 1)).sum()
+    value.backward()
+    text = widgets.describe_bilinear(x, y)
+    assert f"together {bilinear_sample_by_hand(image.detach(), y, x):.2f}." in text
+    for weight, pixel in zip(image.grad[image.grad > 0], image[image.grad > 0], strict=True):
+        assert f"{weight:.4g} (value {pixel:.0f})" in text
+    if x % 1 and y % 1:  # in the middle of a pixel there are two slopes
+        down, right = place.grad.tolist()
+        slope = f"slope is {right:+.2f} a pixel to the right and {down:+.2f} downwards"
+        assert slope.replace("-", "−") in text
+
+
+def test_the_corner_of_the_bilinear_explorer_is_the_example_of_the_slides():
+    assert bilinear.GRID[:2, :2].tolist() == [[1, 8], [4, 2]]
+    text = widgets.describe_bilinear(0.7, 0.3)
+    for weight in ("0.21 (value 1)", "0.49 (value 8)", "0.09 (value 4)", "0.21 (value 2)"):
+        assert weight in text
+    assert "together 4.91" in text
+    assert widgets.explore_bilinear().values == {"x": 0.7, "y": 0.3}
+
+
+def test_weights_are_the_areas_of_the_opposite_rectangles():
+    grid, sums = widgets.render_bilinear(0.7, 0.3).axes
+    boxes = [patch for patch in grid.patches if isinstance(patch, Rectangle)]
+    areas = [box.get_width() * box.get_height() for box in boxes]
+    assert areas == pytest.approx([0.21, 0.49, 0.09, 0.21])
+    bars = [bar.get_width() for bar in sums.patches]
+    assert bars == pytest.approx([3.6 * area for area in areas])
+
+
+def test_dragging_types_a_point_and_draws_once(monkeypatch):
+    explorer = widgets.explore_bilinear()
+    drawn = []
+    monkeypatch.setattr(explorer, "_render", lambda **v: drawn.append(v) or Figure())
+    explorer._field.value = "2.031 1.472"
+    assert explorer.values == pytest.approx({"x": 2.0, "y": 1.5})
+    assert len(drawn) == 1
+    explorer.controls["x"].value = 0.5  # the sliders still answer
+    assert len(drawn) == 2
+    assert explorer.errors.outputs == ()
+
+
+def test_the_live_picture_carries_its_handler():
+    explorer = widgets.explore_bilinear()
+    (frame, *_) = Page(explorer._picture.value).all("div")
+    assert explorer._place in frame["onpointerdown"]
+    assert "§" not in frame["onpointerdown"]
+    assert explorer._place != widgets.explore_bilinear()._place
 
 
 # ------------------------------------------------------------------------------ phantom

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -9,10 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import nbformat
 import pytest
+
+from retina_lab.widgets import bilinear
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -58,7 +61,9 @@ probability = (0.6 * samples[0].vessels + 0.4 * noise).astype("float32")
 LIVE = {
     "phantom": "widgets.explore_phantom(1)",
     "augmentation": "widgets.explore_augmentation(samples)",
+    "bilinear": "widgets.explore_bilinear()",
     "threshold": "widgets.explore_threshold(samples[0], probability)",
+    "dilation": "widgets.explore_dilation(samples[0])",
     "dropblock": "widgets.explore_dropblock({'green': samples[0].image[32:96, 32:96, 1] / 255})",
 }
 # This one carries HTML too, as it would in the book: Lab must prefer the live widget.
@@ -141,8 +146,9 @@ def wait_for(page, condition, seconds, what):
         page.wait_for_timeout(100)  # the page's own timer keeps its events flowing
 
 
-@pytest.mark.parametrize("name", LIVE)
-def test_a_slider_in_jupyterlab_changes_the_picture(name, lab, browser):
+@contextmanager
+def running(name, lab, browser):
+    """The notebook of an explorer in JupyterLab, run; gives its page and the picture in it."""
     address, token = lab
     page = browser.new_page(viewport={"width": 1300, "height": 1500})
     try:
@@ -159,12 +165,24 @@ def test_a_slider_in_jupyterlab_changes_the_picture(name, lab, browser):
         page.locator('[data-command="runmenu:run-all"]').click()
         picture = page.locator(".jp-OutputArea .widget-html img")
         picture.wait_for(timeout=120_000)
-        wait_for(
-            page,
-            lambda: "[2]:" in page.locator(".jp-InputPrompt").all_inner_texts(),
-            60,
-            "the end of the cell",
-        )
+
+        def both_cells_are_done():
+            prompts = page.locator(".jp-InputPrompt").all_inner_texts()
+            return sum(bool(re.fullmatch(r"\[\d+\]:", prompt)) for prompt in prompts) == 2
+
+        wait_for(page, both_cells_are_done, 60, "the end of the cell")
+        yield page, picture
+        errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+        assert not errors.count(), errors.all_inner_texts()
+        if folder := os.environ.get("RETINA_LAB_SCREENSHOTS"):
+            page.screenshot(path=f"{folder}/lab_{name}.png")
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_a_slider_in_jupyterlab_changes_the_picture(name, lab, browser):
+    with running(name, lab, browser) as (page, picture):
         assert not page.locator(".retina-explorer").count()  # the widget, not the book's HTML
 
         source, alt = picture.get_attribute("src"), picture.get_attribute("alt")
@@ -176,12 +194,37 @@ def test_a_slider_in_jupyterlab_changes_the_picture(name, lab, browser):
         assert picture.get_attribute("alt") != alt
         wait_for(page, lambda: caption.inner_text() != words, 5, "other words")
         assert picture.evaluate("image => image.complete && image.naturalWidth > 500")
-        errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
-        assert not errors.count(), errors.all_inner_texts()
-        if folder := os.environ.get("RETINA_LAB_SCREENSHOTS"):
-            page.screenshot(path=f"{folder}/lab_{name}.png")
-    finally:
-        page.close()
+
+
+def drag(page, picture, start, end):
+    """Press in a picture of the bilinear explorer at a point (x, y) and let go at another."""
+    box = picture.bounding_box()
+    left, bottom, width, height = bilinear.PANEL
+
+    def place(point):
+        across, down = ((value + 0.5) / len(bilinear.GRID) for value in point)
+        return (
+            box["x"] + box["width"] * (left + width * across),
+            box["y"] + box["height"] * (1 - bottom - height + height * down),
+        )
+
+    page.mouse.move(*place(start))
+    page.mouse.down()
+    page.mouse.move(*place(end), steps=8)
+    page.mouse.up()
+
+
+def test_the_point_can_be_dragged_in_jupyterlab(lab, browser):
+    with running("bilinear", lab, browser) as (page, picture):
+        drag(page, picture, (0.7, 0.3), (2, 2.5))
+        caption = page.locator('.widget-html [role="status"]')
+        words = "At x = 2.00, y = 2.50"
+        wait_for(page, lambda: words in caption.inner_text(), 30, words)
+        assert words in picture.get_attribute("alt")
+        assert page.locator(".widget-readout").all_inner_texts() == ["2.00", "2.50"]
+        page.locator(".noUi-handle").first.focus()
+        page.keyboard.press("ArrowRight")
+        wait_for(page, lambda: "x = 2.10" in caption.inner_text(), 30, "the slider to answer")
 
 
 # ----------------------------------------------------------------- the page of the book
@@ -226,6 +269,22 @@ def test_the_static_slider_works_by_keyboard_and_asks_nobody(page_file, browser)
     if folder := os.environ.get("RETINA_LAB_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/static_{page_file.stem}.png")
     context.close()
+
+
+@pytest.mark.parametrize("page_file", ["bilinear"], indirect=True)
+def test_the_point_of_a_static_page_follows_mouse_and_arrows(page_file, browser):
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    page.goto(page_file.as_uri())
+    picture, caption = page.locator("img"), page.locator("p[role=status]")
+    drag(page, picture, (0.7, 0.3), (2.05, 1.02))
+    assert caption.inner_text().startswith("At x = 2.00, y = 1.00")
+    assert page.locator("output").all_inner_texts() == ["2.00", "1.00"]
+    page.mouse.move(10, 10)  # let go: the point stays
+    assert caption.inner_text().startswith("At x = 2.00, y = 1.00")
+    for key in ("ArrowLeft", "ArrowDown"):
+        page.keyboard.press(key)
+    assert caption.inner_text().startswith("At x = 1.70, y = 1.30")
+    page.close()
 
 
 def test_print_and_pages_without_scripts_show_a_still(page_file, browser):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from retina_lab.models.attention import SpatialAttention
 from retina_lab.models.unet import EncoderDecoder, check_widths, doubling
@@ -63,14 +62,16 @@ class DropBlock2d(nn.Module):
         """A random map of the shape of ``x``: 0 in the dropped blocks, 1 elsewhere."""
         n, channels, height, width = x.shape
         b = min(self.block_size, height, width)
-        corners = (height - b + 1, width - b + 1)  # where a block may begin
-        chance = torch.rand(n, channels, *corners, device=x.device)
-        seeds = (chance < self.gamma(height, width)).to(x.dtype)
-        # A pixel is dropped if one of the b×b corners that reach it is a seed.
-        # The maximum over a square is that over a row of the maxima over columns: less work.
-        padded = F.pad(seeds, [b - 1] * 4)
-        grown = F.max_pool2d(F.max_pool2d(padded, (b, 1), stride=1), (1, b), stride=1)
-        return 1 - grown
+        tall, wide = height - b + 1, width - b + 1  # places where a block may begin
+        seeds = torch.rand(n, channels, tall, wide, device=x.device) < self.gamma(height, width)
+        # A block is its seed repeated b times downwards, and that b times to the right.
+        columns = seeds.new_zeros(n, channels, height, wide)
+        for i in range(b):
+            columns[:, :, i : i + tall] |= seeds
+        dropped = seeds.new_zeros(n, channels, height, width)
+        for i in range(b):
+            dropped[:, :, :, i : i + wide] |= columns
+        return (~dropped).to(x.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
@@ -79,7 +80,7 @@ class DropBlock2d(nn.Module):
         mask = self.mask(x)
         # In 16 bits the sum over a large map would be rounded, or overflow.
         kept = mask.sum(dtype=torch.float32).clamp(min=1)
-        return x * mask * (mask.numel() / kept)
+        return x * (mask * (mask.numel() / kept))
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""

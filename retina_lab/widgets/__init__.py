@@ -15,6 +15,13 @@ from retina_lab.widgets.augmentation import (
     render_augmentation,
 )
 from retina_lab.widgets.base import STATIC_BUDGET, Explorer
+from retina_lab.widgets.bilinear import describe_bilinear, explore_bilinear, render_bilinear
+from retina_lab.widgets.dilation import (
+    count_paths,
+    describe_dilation,
+    explore_dilation,
+    render_dilation,
+)
 from retina_lab.widgets.dropblock import (
     describe_dropblock,
     drop_blocks,
@@ -34,17 +41,24 @@ __all__ = [
     "TRANSFORMS",
     "Explorer",
     "augment_for_show",
+    "count_paths",
     "describe_augmentation",
+    "describe_bilinear",
+    "describe_dilation",
     "describe_dropblock",
     "describe_phantom",
     "describe_threshold",
     "drop_blocks",
     "explore_augmentation",
+    "explore_bilinear",
+    "explore_dilation",
     "explore_dropblock",
     "explore_phantom",
     "explore_threshold",
     "guess_from_nearest",
     "render_augmentation",
+    "render_bilinear",
+    "render_dilation",
     "render_dropblock",
     "render_phantom",
     "render_threshold",
