@@ -216,10 +216,13 @@ def drag(page, picture, start, end):
 
 def test_the_point_can_be_dragged_in_jupyterlab(lab, browser):
     with running("bilinear", lab, browser) as (page, picture):
-        drag(page, picture, (0.7, 0.3), (2, 2.5))
         caption = page.locator('.widget-html [role="status"]')
         words = "At x = 2.00, y = 2.50"
-        wait_for(page, lambda: words in caption.inner_text(), 30, words)
+        for patience in (10, 10, 30):  # on a busy machine the page may still move under the pointer
+            drag(page, picture, (0.7, 0.3), (2, 2.5))
+            with suppress(AssertionError):
+                wait_for(page, lambda: words in caption.inner_text(), patience, words)
+                break
         assert words in picture.get_attribute("alt")
         assert page.locator(".widget-readout").all_inner_texts() == ["2.00", "2.50"]
         page.locator(".noUi-handle").first.focus()
