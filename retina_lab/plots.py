@@ -624,6 +624,7 @@ def plot_width_histogram(
         binwidth=1,
         binrange=(0.5, widest + 0.5),
         element="step",
+        fill=len(titles) < 3,  # more than two colours on top of each other turn to mud
         ax=axes,
     )
     for median, colour in zip(medians[list(titles)], CYCLE, strict=False):
