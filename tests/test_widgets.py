@@ -558,6 +558,9 @@ def test_dragging_types_a_point_and_draws_once(monkeypatch):
     assert len(drawn) == 1
     explorer.controls["x"].value = 0.5  # the sliders still answer
     assert len(drawn) == 2
+    explorer._field.value = "2.031 1.472"  # and so does the same place again
+    assert explorer.values == pytest.approx({"x": 2.0, "y": 1.5})
+    assert len(drawn) == 3
     assert explorer.errors.outputs == ()
 
 

@@ -164,6 +164,8 @@ class PointExplorer(Explorer):
 
     def _move(self, change) -> None:
         """Go where the pointer is: both sliders, one picture."""
+        if not change["new"]:
+            return
         controls = list(self.controls.values())[:2]
         for control in controls:
             control.unobserve(self._redraw, names="value")
@@ -172,6 +174,7 @@ class PointExplorer(Explorer):
         for control in controls:
             control.observe(self._redraw, names="value")
         self._redraw(change)
+        self._field.value = ""  # or the same point typed again would be no change
 
     def static_html(self, *args, **kwargs) -> str:
         """The page of :class:`Explorer`, whose picture moves the sliders too."""

@@ -109,7 +109,9 @@ def render_dilation(
     layer = "layer" if layers == 1 else "layers"
     left.set_title(f"{layers} {layer} of {kernel_size}×{kernel_size}, dilation {dilation}")
     right.set_title(f"sees 1 + {layers}·({kernel_size} − 1)·{dilation} = {side} pixels across")
-    below.bar(np.arange(side) - side // 2, paths / paths.sum(), width=1, color=plots.SKY)
+    below.bar(
+        np.arange(side) - side // 2, paths / paths.sum(), 1, color=plots.BLUE, edgecolor=plots.BLUE
+    )  # with an edge: a bar of one pixel would be too thin to see
     below.set(xlim=(-CROP / 2, CROP / 2), xlabel="pixels from the middle", xticks=[-50, 0, 50])
     below.set_title("share of the paths\nalong one row", loc="left", fontsize=9)
     return figure
