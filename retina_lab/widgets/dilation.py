@@ -8,7 +8,6 @@ from matplotlib.patches import Rectangle
 
 from retina_lab import plots
 from retina_lab.datasets.sample import FundusSample
-from retina_lab.vessels import width_map
 from retina_lab.widgets.base import Explorer, slider
 
 CROP, ZOOM = 129, 25  # pixels shown on the left, and of these on the right
@@ -36,20 +35,6 @@ def count_paths(kernel_size: int, dilation: int, layers: int) -> np.ndarray:
     for _ in range(layers):
         paths = np.convolve(paths, taps)
     return paths
-
-
-def on_a_wide_vessel(sample: FundusSample) -> tuple[int, int]:
-    """(row, column) of a wide vessel's middle, as far from the frame as half a crop if possible."""
-    widths = width_map(sample.vessels) * sample.fov
-    height, width = sample.size
-    margin = min(CROP, height, width) // 2
-    inner = np.zeros_like(widths)
-    box = (slice(margin, height - margin), slice(margin, width - margin))
-    inner[box] = widths[box]
-    wide = inner if inner.any() else widths
-    # The widest few pixels are where vessels cross; a little below them runs a plain one.
-    aim = np.quantile(wide[wide > 0], 0.97)
-    return tuple(int(n) for n in np.unravel_index(np.abs(wide - aim).argmin(), wide.shape))
 
 
 def _crop(sample: FundusSample, centre: tuple[int, int], side: int) -> tuple[slice, slice]:
@@ -137,30 +122,16 @@ def describe_dilation(
     )
 
 
-def explore_dilation(
-    sample: FundusSample,
-    centre: tuple[int, int] | None = None,
-    kernel_size: int = 3,
-    dilation: int = 2,
-    layers: int = 2,
-) -> Explorer:
+def explore_dilation(sample: FundusSample, centre: tuple[int, int]) -> Explorer:
     """Sliders over kernel size, dilation and number of layers: what does one output pixel see?
 
     Args:
-        sample: any; with vessel labels unless ``centre`` is given.
-        centre: (row, column) of the output pixel; None: the middle of a wide vessel.
-        kernel_size: where its slider starts.
-        dilation: where its slider starts.
-        layers: where its slider starts.
+        sample: any.
+        centre: (row, column) of the output pixel.
 
     Raises:
-        ValueError: if there is neither a centre nor a vessel, or the centre is not in the
-            photograph.
+        ValueError: if the centre is not in the photograph.
     """
-    if centre is None:
-        if sample.vessels is None or not sample.vessels.any():
-            raise ValueError(f"{sample.name} has no vessels to stand on; give a centre")
-        centre = on_a_wide_vessel(sample)
     if not all(0 <= c < extent for c, extent in zip(centre, sample.size, strict=True)):
         raise ValueError(f"the centre {centre} is not in {sample.name}, {sample.size}")
     return Explorer(
@@ -168,9 +139,9 @@ def explore_dilation(
         lambda **values: render_dilation(sample, centre, **values),
         lambda **values: describe_dilation(sample, centre, **values),
         {
-            "kernel_size": slider("kernel", kernel_size, 3, 7, 2, "d"),
-            "dilation": slider("dilation", dilation, 1, 5, 1, "d"),
-            "layers": slider("layers", layers, 1, 4, 1, "d"),
+            "kernel_size": slider("kernel", 3, 3, 7, 2, "d"),
+            "dilation": slider("dilation", 2, 1, 5, 1, "d"),
+            "layers": slider("layers", 2, 1, 4, 1, "d"),
         },
         frames={"dilation": [1, 2, 3, 4, 5], "layers": [1, 2, 3, 4]},
     )
