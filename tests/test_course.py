@@ -375,6 +375,23 @@ def test_committed_form_keeps_thought_and_checked_outputs_only(course):
     assert nbformat.writes(again) == nbformat.writes(result)
 
 
+def test_printed_text_is_committed_in_one_piece(course):
+    """A kernel sends what is printed in pieces, here one way and there another."""
+    whole = good_notebook()
+    (cell,) = [c for c in whole.cells if template.OUTPUT_TAG in template.tags(c)]
+    cell.outputs = [new_output("stream", text="one\ntwo\n")]
+    torn = copy.deepcopy(whole)
+    torn.cells[whole.cells.index(cell)].outputs = [
+        new_output("stream", text="one\n"),
+        new_output("stream", text="two\n"),
+        new_output("stream", name="stderr", text="three\n"),
+    ]
+    outputs = next(
+        c.outputs for c in committed.committed_form(whole, torn, {}).cells if c.id == cell.id
+    )
+    assert [(o.name, o.text) for o in outputs] == [("stdout", "one\ntwo\n"), ("stderr", "three\n")]
+
+
 def test_form_command_makes_a_clean_notebook_and_stays_the_same(course, capsys):
     notebook = good_notebook()
     notebook.cells[4].outputs, notebook.cells[4].execution_count = [], None

@@ -25,7 +25,7 @@ def committed_form(notebook, executed, references: dict[str, Reference]):
         cell.outputs, cell.execution_count = [], None
         if template.OUTPUT_TAG in template.tags(cell):
             run = by_id[cell.id]
-            cell.outputs = [_output(output) for output in run.outputs]
+            cell.outputs = _joined([_output(output) for output in run.outputs])
             cell.execution_count = run.execution_count
     _write_references(result, references)
     result.metadata = nbformat.from_dict(template.METADATA)
@@ -46,6 +46,18 @@ def _output(output):
     if "metadata" in output:
         output.metadata = nbformat.from_dict({})
     return output
+
+
+def _joined(outputs: list) -> list:
+    """Printed text in one piece: into how many it falls on its way is a matter of timing."""
+    result: list = []
+    for output in outputs:
+        last = result[-1] if result else None
+        if last and last.output_type == output.output_type == "stream" and last.name == output.name:
+            last.text += output.text
+        else:
+            result.append(output)
+    return result
 
 
 def _write_references(notebook, references: dict[str, Reference]) -> None:
