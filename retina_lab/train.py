@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 import torch.nn as nn
 from safetensors.torch import load_file, save_file
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from retina_lab import __version__
@@ -343,6 +344,7 @@ class Training:
         self.fabric, self.criterion, self.sampler, self.val = fabric, criterion, sampler, val
         self.settings, self.out, self.begin, self.callback = settings, out, begin, callback
         self.network, self.optimizer = fabric.setup(network, optimizer)
+        self.batchnorms = [m for m in self.network.modules() if isinstance(m, _BatchNorm)]
         self.per_epoch = sampler.steps_per_epoch
         epochs, budget = settings["epochs"], settings["budget_seconds"]
         self.total_steps = math.inf if epochs is None else epochs * self.per_epoch
@@ -361,6 +363,7 @@ class Training:
         self.network.train()
         while (share := self.share_done()) < 1 and not stop.asked:
             self._set_rate(self.settings["lr"] * (1 - share))
+            self._set_momentum()
             image, vessels, fov = self._next_batch()
 
             outputs = self.network(image)  # logits N×1×h×w, or several of them
@@ -397,6 +400,16 @@ class Training:
     def _set_rate(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+
+    def _set_momentum(self) -> None:
+        """Let BatchNorm's running averages reach back over the last tenth of the steps.
+
+        They are all that prediction sees of BatchNorm. With the usual momentum of 0.1 they
+        rest on the last ten batches, which here are twenty crops: so few that the level of
+        all probabilities, and the best threshold with it, changed from run to run.
+        """
+        for norm in self.batchnorms:
+            norm.momentum = min(0.1, 10 / (self.step + 1))
 
     def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """This process's share of the batch of this step: image, vessels, fov."""
@@ -565,7 +578,9 @@ def fit(
     """Train a segmentation network for a number of epochs or for a time budget.
 
     AdamW, with a learning rate that falls linearly to zero at the end of the epochs or of
-    the budget. The budget is wall time up to the last training step, reading the images and
+    the budget. BatchNorm's running averages reach back over the last tenth of the steps (the
+    aim of "precise BatchNorm": Wu and Johnson, "Rethinking 'batch' in BatchNorm", 2021). The
+    budget is wall time up to the last training step, reading the images and
     validation included; choosing the threshold comes after it.
 
     Args:

@@ -157,6 +157,27 @@ def test_it_learns(made_samples):
     assert not run.model.training
 
 
+class Clock(nn.Module):
+    """Shows its BatchNorm the number of the step, so that the running mean tells an age."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+        self.norm = nn.BatchNorm2d(1)
+        self.head = nn.Conv2d(1, 1, 1)
+
+    def forward(self, image):
+        self.steps += self.training
+        return self.head(self.norm(torch.full_like(image[:, :1], float(self.steps))))
+
+
+@pytest.mark.parametrize(("epochs", "age"), [(50, (8, 11)), (300, (24, 34))])
+def test_running_averages_reach_back_over_a_tenth_of_the_steps(made_samples, epochs, age):
+    clock = fit(Clock(), made_samples[:2], epochs=epochs, augmentation="none", **QUICK).model
+    assert clock.steps == epochs
+    assert age[0] < clock.steps - clock.norm.running_mean.item() < age[1]
+
+
 def test_what_lies_in_the_folder(made_samples, tmp_path):
     run = fit("tiny-unet", made_samples[:3], made_samples[3:], epochs=2, out=tmp_path / "run",
               **{**QUICK, "threshold": True})  # fmt: skip
