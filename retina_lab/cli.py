@@ -45,6 +45,7 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
         out=args.out,
         loss=args.loss,
+        adversary=args.adversary,
         augmentation=args.augmentation,
         normalisation=args.normalisation,
         crop=args.crop or None,
@@ -339,6 +340,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--val", type=int, default=2, help="training images kept for validation (default 2)"
     )
     train.add_argument("--loss", default="bce + dice", help='such as "bce + dice + 0.5 cldice"')
+    train.add_argument(
+        "--adversary",
+        choices=("pixel", "patch-1", "patch-2", "image", "multi-scale-cam"),
+        help="a discriminator to train against, by the rules of its paper",
+    )
     train.add_argument("--augmentation", default="standard", choices=POLICIES)
     train.add_argument("--normalisation", default="local", choices=NORMALISATIONS)
     train.add_argument("--crop", type=int, default=192, help="side in pixels; 0: whole images")

@@ -1,4 +1,4 @@
-"""Training: one readable loop on lightning's ``fabric``.
+"""Training a segmentation network: one readable loop on lightning's ``fabric``.
 
 Every random number of step t (which images, where to cut, how to augment, what to drop) is
 drawn from a generator seeded with (seed, t). A run can therefore stop after any step and
@@ -8,80 +8,47 @@ share of it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import platform
-import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn as nn
 from safetensors.torch import load_file, save_file
-from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm.auto import tqdm
 
-from retina_lab import __version__
 from retina_lab.augment import Augmentation, augmentation_by_name
 from retina_lab.datasets.layouts import FundusDataset
 from retina_lab.datasets.sample import FundusSample
-from retina_lab.losses import Outputs, build_loss, deeply_supervised
+from retina_lab.loop import (
+    RECORD,
+    Loop,
+    StopAfterStep,
+    TrainingError,
+    fingerprint,
+    parse_budget,
+    settings_found,
+    start_fabric,
+    step_seed,
+    versions,
+    weights_of,
+    write_atomically,
+)
+from retina_lab.losses import Loss, build_loss, deeply_supervised
 from retina_lab.models import build_model, count_parameters, find_model
 from retina_lab.predict import predict_dataset, predict_sample
 from retina_lab.preprocess import at_working_scale, fov_width, normalise, to_batch
 
-UNITS = {"s": 1, "m": 60, "h": 3600}
-CHECKPOINT = "checkpoint.pt"
+if TYPE_CHECKING:
+    from retina_lab.adversarial import Adversary
+
 HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot start or go on; the message says why and what to do."""
-
-
-def parse_budget(budget: str | float) -> float:
-    """Seconds in a time budget such as ``"60s"``, ``"5m"``, ``"1.5h"`` or ``90``.
-
-    Raises:
-        ValueError: if it cannot be read or is not a positive, finite time.
-    """
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([smh]?)\s*", budget.lower())
-        if not match:
-            raise ValueError(f"cannot read the budget {budget!r}; write 60s, 5m or 1.5h")
-        budget = float(match[1]) * UNITS[match[2] or "s"]
-    if not 0 < budget < math.inf:
-        raise ValueError(f"a time budget must be positive and finite, not {budget}")
-    return float(budget)
-
-
-def step_seed(seed: int, *position: int) -> int:
-    """A seed for one place in a run; different places get unrelated streams."""
-    return int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def choose_precision(accelerator: str) -> str:
-    """Fabric's precision that is fastest on this processor and still safe to train in.
-
-    bfloat16 halves the memory traffic, but a processor without bf16 instructions emulates
-    it and is slower than in float32.
-    """
-    if accelerator == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    if accelerator == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    ):
-        return "bf16-mixed"
-    return "32-true"
 
 
 @dataclass
@@ -99,6 +66,7 @@ class Run:
         seconds: wall time by stage.
         interrupted: true if it was stopped before its end.
         out: its folder, or None if it was kept in memory.
+        adversary: the discriminator that it was trained against, if there was one.
     """
 
     model: nn.Module
@@ -109,6 +77,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
     out: Path | None = None
+    adversary: nn.Module | None = None
 
     @property
     def normalisation(self) -> str:
@@ -279,270 +248,60 @@ def validation_dice(
     return float(2 * overlap / total) if total else math.nan
 
 
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside the target and rename, so that a crash never leaves half a file."""
-    partial = path.with_name(path.name + ".part")
-    write(partial)
-    os.replace(partial, path)
+class Training(Loop):
+    """The training of one segmentation network. Made by :func:`fit`, which documents the settings.
 
-
-def _fingerprint(weights: dict[str, torch.Tensor]) -> str:
-    """Short digest of starting weights, so that a resumed run is known to be the same run."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """What a run was made with: software, processor, threads."""
-    return {
-        "retina_lab": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-class _StopAfterStep:
-    """Turns the first Ctrl-C into a wish that the loop grants between two steps.
-
-    An exception in the middle of a step would leave half of the weights updated. The second
-    Ctrl-C is an ordinary one. Signals reach the main thread only; elsewhere nothing changes.
+    Args:
+        sampler: makes the batches.
+        criterion: a loss of (logits, vessels, fov).
+        val: validation images.
+        **others: see :class:`retina_lab.loop.Loop`.
     """
 
-    def __init__(self):
-        self.asked = False
-        self.previous = None
+    def __init__(self, *args, sampler: CropSampler, criterion: Loss, val, **others):
+        super().__init__(*args, steps_per_epoch=sampler.steps_per_epoch, **others)
+        self.sampler, self.criterion, self.val = sampler, criterion, val
 
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._handle)
-        return self
+    def learn(self) -> dict[str, float]:
+        """Predict, compare with the labels, follow the gradient."""
+        image, vessels, fov = self.next_batch()
+        outputs = self.networks["network"](image)  # logits N×1×h×w, or several of them
+        loss = deeply_supervised(self.criterion, outputs, vessels, fov)
+        self.follow("network", loss)
+        return {"loss": loss.item()}
 
-    def _handle(self, number, frame):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_):
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
-
-
-class Training:
-    """One training in progress: what must be kept to go on, and the loop itself.
-
-    Made by :func:`fit`, which documents the settings. Read :meth:`loop` first.
-    """
-
-    def __init__(
-        self, fabric, network, optimizer, criterion, sampler, val, settings, out, begin, callback
-    ):
-        self.fabric, self.criterion, self.sampler, self.val = fabric, criterion, sampler, val
-        self.settings, self.out, self.begin, self.callback = settings, out, begin, callback
-        self.network, self.optimizer = fabric.setup(network, optimizer)
-        self.batchnorms = [m for m in self.network.modules() if isinstance(m, _BatchNorm)]
-        self.per_epoch = sampler.steps_per_epoch
-        epochs, budget = settings["epochs"], settings["budget_seconds"]
-        self.total_steps = math.inf if epochs is None else epochs * self.per_epoch
-        self.limit = math.inf if budget is None else budget
-        self.step, self.checks_done = 0, 0
-        self.before = 0.0  # seconds of the sittings before this one
-        self.losses: list[float] = []  # of the current epoch
-        self.rows: list[dict[str, float]] = []
-        self.best = -1.0
-        self.best_weights: dict[str, torch.Tensor] | None = None
-        if out is not None and (out / CHECKPOINT).exists():
-            self._restore()
-
-    def loop(self, stop: _StopAfterStep, bar: tqdm) -> None:
-        """Predict, compare, follow the gradient, until the epochs or the seconds are over."""
-        self.network.train()
-        while (share := self.share_done()) < 1 and not stop.asked:
-            self._set_rate(self.settings["lr"] * (1 - share))
-            self._set_momentum()
-            image, vessels, fov = self._next_batch()
-
-            outputs = self.network(image)  # logits N×1×h×w, or several of them
-            loss = deeply_supervised(self.criterion, outputs, vessels, fov)
-            if not torch.isfinite(loss):
-                raise TrainingError(self._explain_divergence(outputs))
-            self.fabric.backward(loss)
-            self.fabric.clip_gradients(
-                self.network, self.optimizer, max_norm=self.settings["gradient_clip"]
-            )
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-
-            self.step += 1
-            self.losses.append(loss.item())
-            if self.step % self.per_epoch == 0:
-                self._end_epoch()
-            self._show(bar)
-        if self.losses and not stop.asked:  # the budget ended inside an epoch
-            self._end_epoch()
-
-    def elapsed(self) -> float:
-        """Seconds of training so far, all sittings together."""
-        return self.before + time.perf_counter() - self.begin
-
-    def share_done(self) -> float:
-        """Share of the training that is behind us, in [0, 1], the same in all processes."""
-        if self.limit == math.inf:
-            return self.step / self.total_steps
-        share = min(1.0, self.elapsed() / self.limit)
-        # Two clocks would let one process stop while the other waits for its gradients.
-        return self.fabric.broadcast(share) if self.fabric.world_size > 1 else share
-
-    def _set_rate(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
-    def _set_momentum(self) -> None:
-        """Let BatchNorm's running averages reach back over the last tenth of the steps.
-
-        They are all that prediction sees of BatchNorm. With the usual momentum of 0.1 they
-        rest on the last ten batches, which here are twenty crops: so few that the level of
-        all probabilities, and the best threshold with it, changed from run to run.
-        """
-        for norm in self.batchnorms:
-            norm.momentum = min(0.1, 10 / (self.step + 1))
-
-    def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """This process's share of the batch of this step: image, vessels, fov."""
-        rank = self.fabric.global_rank
-        torch.manual_seed(step_seed(self.settings["seed"], 3, self.step, rank))  # dropout
         batch = self.sampler.batch(self.step, self.fabric.device)
-        mine = slice(rank, None, self.fabric.world_size)
+        mine = slice(self.rank, None, self.fabric.world_size)
         image = batch["image"][mine].contiguous(memory_format=torch.channels_last)
         return image, batch["vessels"][mine], batch["fov"][mine]
 
-    def _end_epoch(self) -> None:
-        """Write a row of the history; validate and save if one of the checks is due."""
-        row = {
-            "epoch": self.step / self.per_epoch,
-            "step": self.step,
-            "seconds": self.elapsed(),
-            "loss": float(np.mean(self.losses)),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "val_dice": math.nan,
-        }
-        self.losses.clear()
-        self.rows.append(row)
-        due = self.share_done() * self.settings["checks"]
-        if due >= self.checks_done + 1:
-            self.checks_done = math.floor(due)
-            self.network.eval()
-            if self.val:
-                row["val_dice"] = self._validate()
-            if self.callback is not None:
-                self.callback(self.network.module, row)
-            self.network.train()
-            self.save()
-
-    def _validate(self) -> float:
-        dice = validation_dice(
-            self.network.module,
+    def validate(self) -> float:
+        """Dice at threshold ½ on the validation images."""
+        if not self.val:
+            return math.nan
+        return validation_dice(
+            self.networks["network"].module,
             self.val,
             self.settings["normalisation"],
             self.settings["fov_width"],
         )
-        if dice > self.best:
-            self.best, self.best_weights = dice, _copy(self.network.module)
-        return dice
-
-    def _explain_divergence(self, outputs: Outputs) -> str:
-        """What to try when the loss is no longer a number."""
-        logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
-        lr, precision = self.settings["lr"], self.settings["precision"]
-        seen = f"the loss before was {self.losses[-1]:.3g}" if self.losses else "it begins an epoch"
-        finite = "finite" if logits.isfinite().all() else "not finite"
-        return (
-            f"the loss of step {self.step} is not finite ({seen}; the logits are {finite}). "
-            f"Usual causes: a learning rate that is too high (now {lr:g}: try {lr / 10:g}), "
-            f"{precision} precision (try '32-true'), or an image with NaN in it. "
-            "The weights before this step are kept."
-        )
-
-    def progress_bar(self, wanted: bool) -> tqdm:
-        """A bar in steps, or in seconds of the budget. Static pages and other ranks have none."""
-        in_steps = self.limit == math.inf
-        return tqdm(
-            total=round(self.total_steps if in_steps else self.limit),
-            initial=self._position(),
-            unit="step" if in_steps else "s",
-            mininterval=1,
-            desc=self.settings["model"],
-            disable=not wanted
-            or bool(os.environ.get("RETINA_LAB_STATIC"))
-            or self.fabric.global_rank > 0,
-        )
-
-    def _position(self) -> int:
-        return self.step if self.limit == math.inf else round(min(self.elapsed(), self.limit))
-
-    def _show(self, bar: tqdm) -> None:
-        if self.rows and not self.losses:
-            shown = {"loss": f"{self.rows[-1]['loss']:.3f}"}
-            if self.best >= 0:
-                shown["val_dice"] = f"{self.best:.3f}"
-            bar.set_postfix(shown, refresh=False)
-        bar.update(self._position() - bar.n)
-
-    def save(self) -> None:
-        """Write ``checkpoint.pt`` and ``history.csv``, unless the weights are already broken."""
-        network = self.network.module
-        sound = all(torch.isfinite(p).all() for p in network.parameters())
-        if self.out is None or self.fabric.global_rank or not sound:
-            return
-        everything = {
-            "model": network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "checks_done": self.checks_done,
-            "elapsed": self.elapsed(),
-            "losses": self.losses,
-            "rows": self.rows,
-            "best": self.best,
-            "best_weights": self.best_weights,
-            "settings": json.dumps(self.settings),
-        }
-        _write_atomically(self.out / CHECKPOINT, lambda path: torch.save(everything, path))
-        table = pd.DataFrame(self.rows, columns=HISTORY)
-        _write_atomically(self.out / "history.csv", lambda path: table.to_csv(path, index=False))
-
-    def _restore(self) -> None:
-        """Go on from ``checkpoint.pt``."""
-        saved = torch.load(
-            self.out / CHECKPOINT, map_location=self.fabric.device, weights_only=True
-        )
-        self.network.module.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.checks_done = saved["step"], saved["checks_done"]
-        self.before, self.losses, self.rows = saved["elapsed"], saved["losses"], saved["rows"]
-        self.best, self.best_weights = saved["best"], saved["best_weights"]
 
     def result(self, interrupted: bool) -> Run:
         """The run with its best weights; ``last.safetensors`` beside them."""
-        seconds = {"train": self.elapsed()}
-        self.network.eval()
-        if self.val and self.rows and not interrupted and math.isnan(self.rows[-1]["val_dice"]):
-            self.rows[-1]["val_dice"] = self._validate()
-        last_weights = _copy(self.network.module)
-        if self.out is not None and self.fabric.global_rank == 0:
-            _write_atomically(
+        last_weights = weights_of(self.networks["network"].module)
+        if self.out is not None and self.rank == 0:
+            write_atomically(
                 self.out / "last.safetensors", lambda path: save_file(last_weights, path)
             )
-        kept = self.network.module.cpu().to(memory_format=torch.contiguous_format)
+        kept = self.networks["network"].module.cpu().to(memory_format=torch.contiguous_format)
         kept.load_state_dict(self.best_weights or last_weights)
         return Run(
             model=kept.eval(),
             settings=self.settings,
-            history=pd.DataFrame(self.rows, columns=HISTORY),
-            seconds=seconds,
+            history=self.history(),
+            seconds={"train": self.seconds},
             interrupted=interrupted,
             out=self.out,
         )
@@ -571,6 +330,7 @@ def fit(
     devices: int = 1,
     precision: str = "auto",
     threshold: bool = True,
+    adversary: str | Adversary | None = None,
     split: str | None = None,
     progress: bool = True,
     callback: Callable[[nn.Module, dict[str, float]], None] | None = None,
@@ -611,6 +371,10 @@ def fit(
             SLURM the launcher's number is used.
         precision: ``"auto"`` or one of fabric's, such as ``"32-true"``, ``"bf16-mixed"``.
         threshold: choose the threshold on ``train`` and ``val`` at the end.
+        adversary: a discriminator to train against, by name (``"pixel"``, ``"patch-1"``,
+            ``"patch-2"``, ``"image"``, ``"multi-scale-cam"``) or with its rule; see
+            :class:`retina_lab.adversarial.Adversary`. Its weights go to
+            ``adversary.safetensors``.
         split: name of the split, for the record.
         progress: show a bar.
         callback: called as ``callback(model, row)`` at each check, the model in eval mode.
@@ -623,9 +387,6 @@ def fit(
         TrainingError: if the loss is not finite, labels are missing, or ``out`` holds a
             different run.
     """
-    # Fabric takes seconds to import: only those who train wait for it, and off the clock.
-    from lightning_fabric import Fabric
-
     if (epochs is None) == (budget is None):
         raise ValueError("give either epochs or a budget, not both and not neither")
     if epochs is not None and epochs < 1:
@@ -646,15 +407,15 @@ def fit(
     if isinstance(augmentation, str):
         augmentation = augmentation_by_name(augmentation)
     criterion = build_loss(loss)
+    if adversary is not None:
+        from retina_lab.adversarial import AdversarialTraining, as_adversary
+
+        adversary = as_adversary(adversary)
     if isinstance(model, str):
         find_model(model)  # a misspelt name is told before the images are read
     train, val = list(train), list(val or [])
 
-    fabric = Fabric(accelerator=device, devices=devices, precision=None)
-    if precision == "auto":
-        precision = choose_precision(fabric.device.type)
-    fabric = Fabric(accelerator=device, devices=devices, precision=precision)
-    fabric.launch()
+    fabric, precision = start_fabric(device, devices, precision)
     begin = time.perf_counter()
     if batch_size % fabric.world_size:
         raise ValueError(
@@ -668,7 +429,7 @@ def fit(
         "model": model_name or type(network).__name__,
         "model_known": model_name is not None,
         "parameters": count_parameters(network),
-        "start": _fingerprint(network.state_dict()),
+        "start": fingerprint(network.state_dict()),
         "train": [sample.name for sample in train],
         "val": [sample.name for sample in val],
         "dataset": train[0].dataset if train else "",
@@ -678,6 +439,7 @@ def fit(
         "budget_seconds": None if budget is None else limit,
         "seed": seed,
         "loss": loss,
+        "adversary": None if adversary is None else asdict(adversary),
         "augmentation": repr(augmentation),
         "normalisation": normalisation,
         "crop": crop,
@@ -690,29 +452,29 @@ def fit(
     }
     out = Path(out) if out is not None else None
     if out is not None:
-        finished = _look_into(out, settings)
-        if finished is not None:
-            return finished
+        if settings_found(out, settings) and model_name and (out / RECORD).exists():
+            found = load_run(out)
+            if not found.interrupted:
+                return found
         out.mkdir(parents=True, exist_ok=True)
 
     sampler = CropSampler(
         train, crop, batch_size, augmentation, normalisation, seed, settings["fov_width"]
     )
-    network = network.to(memory_format=torch.channels_last)
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
-    training = Training(
-        fabric, network, optimizer, criterion, sampler, val, settings, out, begin, callback
-    )
-    with _StopAfterStep() as stop, training.progress_bar(progress) as bar:
-        try:
-            training.loop(stop, bar)
-        except KeyboardInterrupt:  # a second Ctrl-C, or one while validating
-            stop.asked = True
-        finally:
-            # Whatever ended the loop: the state after the last good step is on disk.
-            training.save()
+    networks = {"network": network}
+    optimizers = {
+        "network": torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+    }
+    options = {
+        "settings": settings, "sampler": sampler, "criterion": criterion, "val": val,
+        "out": out, "begin": begin, "callback": callback,
+    }  # fmt: skip
+    if adversary is None:
+        training = Training(fabric, networks, optimizers, **options)
+    else:
+        training = AdversarialTraining(fabric, networks, optimizers, adversary, **options)
+    stop = StopAfterStep()
+    training.finish(stop, progress)
     run = training.result(interrupted=stop.asked)
     if threshold and not run.interrupted:
         from retina_lab.evaluate import choose_threshold
@@ -731,51 +493,16 @@ def fit(
     return run
 
 
-def _copy(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The network's weights, on the CPU and untouched by later steps."""
-    return {k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()}
-
-
-def _look_into(out: Path, settings: dict[str, Any]) -> Run | None:
-    """What lies in an output folder: a finished run of the same settings, or nothing final.
-
-    Raises:
-        TrainingError: if the folder holds another run or foreign files.
-    """
-    if out.exists() and not out.is_dir():
-        raise TrainingError(f"{out} is a file; choose a folder for the run")
-    found = None
-    if (out / "run.json").exists():
-        found = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
-    elif (out / CHECKPOINT).exists():
-        try:
-            saved = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
-            found = json.loads(saved["settings"])
-        except Exception as error:
-            raise TrainingError(
-                f"{out / CHECKPOINT} cannot be read ({error}); "
-                "delete it to start again, or choose another folder"
-            ) from error
-    if found is None:
-        return None
-    differing = [k for k in settings if settings[k] != found.get(k)]
-    if differing:
-        detail = "; ".join(f"{k}: {found.get(k)!r} there, {settings[k]!r} now" for k in differing)
-        raise TrainingError(
-            f"{out} holds a run with other settings ({detail}). "
-            "Choose another folder; nothing there was changed."
-        )
-    run = load_run(out) if (out / "run.json").exists() and settings["model_known"] else None
-    return run if run is not None and not run.interrupted else None
-
-
 def save_run(run: Run, out: str | os.PathLike) -> None:
     """Write ``run.json``, ``weights.safetensors`` and ``history.csv`` into a folder."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    weights = _copy(run.model)
-    _write_atomically(out / "weights.safetensors", lambda path: save_file(weights, path))
-    _write_atomically(out / "history.csv", lambda path: run.history.to_csv(path, index=False))
+    weights = weights_of(run.model)
+    write_atomically(out / "weights.safetensors", lambda path: save_file(weights, path))
+    write_atomically(out / "history.csv", lambda path: run.history.to_csv(path, index=False))
+    if run.adversary is not None:
+        judge = weights_of(run.adversary)
+        write_atomically(out / "adversary.safetensors", lambda path: save_file(judge, path))
     record = {
         "settings": run.settings,
         "versions": versions(),
@@ -784,7 +511,7 @@ def save_run(run: Run, out: str | os.PathLike) -> None:
         "interrupted": run.interrupted,
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    _write_atomically(out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def load_run(folder: str | os.PathLike, model: nn.Module | None = None) -> Run:
@@ -812,6 +539,13 @@ def load_run(folder: str | os.PathLike, model: nn.Module | None = None) -> Run:
                 )
             model = build_model(settings["model"])
         model.load_state_dict(load_file(folder / "weights.safetensors"))
+        adversary = None
+        if settings.get("adversary"):
+            from retina_lab.adversarial import Adversary
+
+            adversary = Adversary(**settings["adversary"]).build()
+            adversary.load_state_dict(load_file(folder / "adversary.safetensors"))
+            adversary.eval()
         history = pd.read_csv(folder / "history.csv")
     except FileNotFoundError as error:
         raise TrainingError(
@@ -831,4 +565,5 @@ def load_run(folder: str | os.PathLike, model: nn.Module | None = None) -> Run:
         seconds=record["seconds"],
         interrupted=record["interrupted"],
         out=folder,
+        adversary=adversary,
     )

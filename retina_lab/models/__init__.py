@@ -16,6 +16,7 @@ from retina_lab.models.deformable import (
     DUNet,
     DUNet9,
 )
+from retina_lab.models.mcamgan import LinearAttention, MCAMGenerator
 from retina_lab.models.multiscale import MSCAF, PFF, CMPUNet
 from retina_lab.models.rsan import RSAB, RSAN, DropBlock2d, ResidualBlock
 from retina_lab.models.unet import DoubleConv, EncoderDecoder, UNet, pad_to_multiple
@@ -40,6 +41,8 @@ __all__ = [
     "DoubleConv",
     "DropBlock2d",
     "EncoderDecoder",
+    "LinearAttention",
+    "MCAMGenerator",
     "ModelEntry",
     "ResidualBlock",
     "SpatialAttention",
@@ -122,6 +125,16 @@ MODELS: dict[str, ModelEntry] = {
         {"widths": (8, 16, 32)},
         "Galdran et al. 2022: two small U-Nets in a row",
     ),
+    "v-gan": ModelEntry(
+        UNet,
+        {"widths": (32, 64, 128, 256, 512), "bridge_norm": True},
+        "generator of V-GAN and MI-GAN (Son et al. 2017; Iqbal and Ali 2018)",
+    ),
+    "m-cam-gan": ModelEntry(
+        MCAMGenerator,
+        {"widths": (32, 64, 128, 256, 512)},
+        "generator of M-CAM-GAN (Yang et al. 2021): residual blocks, linear attention",
+    ),
     "medium-unet": ModelEntry(
         UNet,
         {"widths": (16, 32, 64, 128), "bridge_norm": True},
@@ -136,6 +149,11 @@ MODELS: dict[str, ModelEntry] = {
         UNet,
         {"widths": (4, 8, 16), "bridge_norm": True},
         "for tests and for the smoke profile",
+    ),
+    "small-m-cam-gan": ModelEntry(
+        MCAMGenerator,
+        {"widths": (8, 15, 30, 56)},
+        "m-cam-gan, about as large as small-unet",
     ),
     "small-cbam-unet": ModelEntry(
         CBAMUNet, {"widths": (6, 12, 24, 48)}, "cbam-unet, about as large as small-unet"

@@ -1,0 +1,458 @@
+"""What every training of the course shares: clock, rate, record, stopping, going on.
+
+What one step does, and what is learned from it, is said by the subclasses: segmentation in
+:mod:`retina_lab.train`, against an adversary in :mod:`retina_lab.adversarial`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn as nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm.auto import tqdm
+
+from retina_lab import __version__
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+CHECKPOINT, RECORD = "checkpoint.pt", "run.json"
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says why and what to do."""
+
+
+def parse_budget(budget: str | float) -> float:
+    """Seconds in a time budget such as ``"60s"``, ``"5m"``, ``"1.5h"`` or ``90``.
+
+    Raises:
+        ValueError: if it cannot be read or is not a positive, finite time.
+    """
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([smh]?)\s*", budget.lower())
+        if not match:
+            raise ValueError(f"cannot read the budget {budget!r}; write 60s, 5m or 1.5h")
+        budget = float(match[1]) * UNITS[match[2] or "s"]
+    if not 0 < budget < math.inf:
+        raise ValueError(f"a time budget must be positive and finite, not {budget}")
+    return float(budget)
+
+
+def choose_precision(accelerator: str) -> str:
+    """Fabric's precision that is fastest on this processor and still safe to train in.
+
+    bfloat16 halves the memory traffic, but a processor without bf16 instructions emulates
+    it and is slower than in float32.
+    """
+    if accelerator == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    if accelerator == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    ):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def start_fabric(device: str, devices: int, precision: str) -> tuple[Fabric, str]:
+    """A launched fabric, and the precision it has chosen if asked for ``"auto"``."""
+    # Fabric takes seconds to import: only those who train wait for it, and off the clock.
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator=device, devices=devices, precision=None)
+    if precision == "auto":
+        precision = choose_precision(fabric.device.type)
+    fabric = Fabric(accelerator=device, devices=devices, precision=precision)
+    fabric.launch()
+    return fabric, precision
+
+
+def step_seed(seed: int, *position: int) -> int:
+    """A seed for one place in a run; different places get unrelated streams."""
+    return int(np.random.SeedSequence([seed, *position]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write beside the target and rename, so that a crash never leaves half a file."""
+    partial = path.with_name(path.name + ".part")
+    write(partial)
+    os.replace(partial, path)
+
+
+def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The network's weights, on the CPU and untouched by later steps."""
+    return {k: v.detach().cpu().clone().contiguous() for k, v in network.state_dict().items()}
+
+
+def fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """Short digest of starting weights, so that a resumed run is known to be the same run."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with: software, processor, threads."""
+    return {
+        "retina_lab": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def settings_found(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a run of these settings lies in a folder, finished or not.
+
+    Raises:
+        TrainingError: if the folder holds a run of other settings, or what it holds cannot be
+            read. Nothing in it is changed.
+    """
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out} is a file; choose a folder for the run")
+    found = None
+    if (out / RECORD).exists():
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))["settings"]
+    elif (out / CHECKPOINT).exists():
+        try:
+            saved = torch.load(out / CHECKPOINT, map_location="cpu", weights_only=True)
+            found = json.loads(saved["settings"])
+        except Exception as error:
+            raise TrainingError(
+                f"{out / CHECKPOINT} cannot be read ({error}); "
+                "delete it to start again, or choose another folder"
+            ) from error
+    if found is None:
+        return False
+    differing = [k for k in settings if settings[k] != found.get(k)]
+    if differing:
+        detail = "; ".join(f"{k}: {found.get(k)!r} there, {settings[k]!r} now" for k in differing)
+        raise TrainingError(
+            f"{out} holds a run with other settings ({detail}). "
+            "Choose another folder; nothing there was changed."
+        )
+    return True
+
+
+class StopAfterStep:
+    """Turns the first Ctrl-C into a wish that the loop grants between two steps.
+
+    An exception in the middle of a step would leave half of the weights updated. The second
+    Ctrl-C is an ordinary one. Signals reach the main thread only; elsewhere nothing changes.
+    """
+
+    def __init__(self):
+        self.asked = False
+        self.previous = None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+
+
+def _mean(values: list[float]) -> float:
+    """NaN, without a warning, if there are none."""
+    return float(np.mean(values)) if values else math.nan
+
+
+class Loop:
+    """One training in progress: what must be kept to go on, and the loop itself.
+
+    A subclass fills in :meth:`learn`, which makes one step, and may fill in :meth:`validate`.
+    Read :meth:`run` first.
+
+    Args:
+        fabric: sets up devices, precision and processes; launched.
+        networks: by name; the first one is what is trained *for*, and whose best weights are
+            kept.
+        optimizers: by the same names. The rate each begins with falls linearly to zero.
+        steps_per_epoch: steps in which every image is seen once.
+        settings: of the run, with ``model``, ``seed``, ``epochs``, ``budget_seconds``,
+            ``checks``, ``gradient_clip`` and ``precision``.
+        columns: what :meth:`learn` reports beside ``loss``.
+        score: name of the column with what :meth:`validate` returns.
+        out: folder for ``checkpoint.pt`` and ``history.csv``, or None.
+        begin: ``time.perf_counter()`` when the budget began.
+        callback: called as ``callback(network, row)`` at each check, the network in eval mode.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        networks: dict[str, nn.Module],
+        optimizers: dict[str, torch.optim.Optimizer],
+        *,
+        steps_per_epoch: int,
+        settings: dict[str, Any],
+        columns: Sequence[str] = (),
+        score: str = "val_dice",
+        out: Path | None = None,
+        begin: float | None = None,
+        callback: Callable[[nn.Module, dict[str, float]], None] | None = None,
+    ):
+        self.fabric, self.settings, self.out, self.callback = fabric, settings, out, callback
+        self.networks, self.optimizers = {}, {}
+        for name, network in networks.items():
+            network = network.to(memory_format=torch.channels_last)
+            if fabric.world_size > 1 and fabric.device.type == "cuda":
+                network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            for group in optimizers[name].param_groups:
+                group["initial_lr"] = group["lr"]
+            self.networks[name], self.optimizers[name] = fabric.setup(network, optimizers[name])
+        self.main = next(iter(self.networks))
+        self.batchnorms = [
+            m for network in self.networks.values() for m in network.modules()
+            if isinstance(m, _BatchNorm)
+        ]  # fmt: skip
+        self.per_epoch = steps_per_epoch
+        epochs, budget = settings["epochs"], settings["budget_seconds"]
+        self.total_steps = math.inf if epochs is None else epochs * self.per_epoch
+        self.limit = math.inf if budget is None else budget
+        self.columns, self.score = ["loss", *columns], score
+        self.history_columns = ["epoch", "step", "seconds", *self.columns, "lr", score]
+        self.step, self.checks_done = 0, 0
+        self.begin = time.perf_counter() if begin is None else begin
+        self.before = 0.0  # seconds of the sittings before this one
+        self.seconds = math.nan  # of all of them, once it is finished
+        self.losses: list[dict[str, float]] = []  # of the current epoch
+        self.rows: list[dict[str, float]] = []
+        self.best = -math.inf
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        if out is not None and (out / CHECKPOINT).exists():
+            self._restore()
+
+    # --- what a subclass says
+
+    def learn(self) -> dict[str, float]:
+        """Make one step; return ``"loss"``, and what there is of the other ``columns``."""
+        raise NotImplementedError
+
+    def validate(self) -> float:
+        """How good the main network is on images that it does not train on; higher is better.
+
+        NaN, if there are none.
+        """
+        return math.nan
+
+    # --- the loop
+
+    def run(self, stop: StopAfterStep, bar: tqdm) -> None:
+        """Step by step, until the epochs or the seconds are over."""
+        self._train_mode(True)
+        while (share := self.share_done()) < 1 and not stop.asked:
+            self._set_rates(1 - share)
+            self._set_momentum()
+            torch.manual_seed(step_seed(self.settings["seed"], 3, self.step, self.rank))  # dropout
+            self.losses.append(self.learn())
+
+            self.step += 1
+            if self.step % self.per_epoch == 0:
+                self._end_epoch()
+            self._show(bar)
+        if self.losses and not stop.asked:  # the budget ended inside an epoch
+            self._end_epoch()
+
+    def follow(self, name: str, loss: torch.Tensor) -> None:
+        """Let one network follow the gradient of a loss, clipped, by one step.
+
+        Raises:
+            TrainingError: if the loss is not finite; the weights are as they were.
+        """
+        if not torch.isfinite(loss):
+            raise TrainingError(self._explain_divergence(name))
+        network, optimizer = self.networks[name], self.optimizers[name]
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(network, optimizer, max_norm=self.settings["gradient_clip"])
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes this is; 0 if there is one."""
+        return self.fabric.global_rank
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, all sittings together."""
+        return self.before + time.perf_counter() - self.begin
+
+    def share_done(self) -> float:
+        """Share of the training that is behind us, in [0, 1], the same in all processes."""
+        if self.limit == math.inf:
+            return self.step / self.total_steps
+        share = min(1.0, self.elapsed() / self.limit)
+        # Two clocks would let one process stop while the other waits for its gradients.
+        return self.fabric.broadcast(share) if self.fabric.world_size > 1 else share
+
+    def _train_mode(self, training: bool) -> None:
+        for network in self.networks.values():
+            network.train(training)
+
+    def _set_rates(self, share: float) -> None:
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * share
+
+    def _set_momentum(self) -> None:
+        """Let BatchNorm's running averages reach back over the last tenth of the steps.
+
+        They are all that prediction sees of BatchNorm. With the usual momentum of 0.1 they
+        rest on the last ten batches, which here are twenty crops: so few that the level of
+        all probabilities, and the best threshold with it, changed from run to run.
+        """
+        for norm in self.batchnorms:
+            norm.momentum = min(0.1, 10 / (self.step + 1))
+
+    def _end_epoch(self) -> None:
+        """Write a row of the history; validate and save if one of the checks is due."""
+        row = {
+            "epoch": self.step / self.per_epoch,
+            "step": self.step,
+            "seconds": self.elapsed(),
+            **{name: _mean([loss[name] for loss in self.losses if name in loss])
+               for name in self.columns},
+            "lr": self.optimizers[self.main].param_groups[0]["lr"],
+            self.score: math.nan,
+        }
+        self.losses.clear()
+        self.rows.append(row)
+        due = self.share_done() * self.settings["checks"]
+        if due >= self.checks_done + 1:
+            self.checks_done = math.floor(due)
+            self._train_mode(False)
+            row[self.score] = self._check()
+            if self.callback is not None:
+                self.callback(self.networks[self.main].module, row)
+            self._train_mode(True)
+            self.save()
+
+    def _check(self) -> float:
+        """Validate; keep the weights if they are the best so far."""
+        score = self.validate()
+        if score > self.best:
+            self.best, self.best_weights = score, weights_of(self.networks[self.main].module)
+        return score
+
+    def _explain_divergence(self, name: str) -> str:
+        """What to try when the loss is no longer a number."""
+        precision = self.settings["precision"]
+        lr = self.optimizers[name].param_groups[0]["initial_lr"]
+        seen = (
+            f"the loss before was {self.losses[-1]['loss']:.3g}"
+            if self.losses
+            else "it begins an epoch"
+        )
+        whose = "" if len(self.networks) == 1 else f" of the {name}"
+        return (
+            f"the loss{whose} of step {self.step} is not finite ({seen}). "
+            f"Usual causes: a learning rate that is too high (now {lr:g}: try {lr / 10:g}), "
+            f"{precision} precision (try '32-true'), or an image with NaN in it. "
+            "The weights before this step are kept."
+        )
+
+    # --- the progress bar
+
+    def progress_bar(self, wanted: bool) -> tqdm:
+        """A bar in steps, or in seconds of the budget. Static pages and other ranks have none."""
+        in_steps = self.limit == math.inf
+        return tqdm(
+            total=round(self.total_steps if in_steps else self.limit),
+            initial=self._position(),
+            unit="step" if in_steps else "s",
+            mininterval=1,
+            desc=self.settings["model"],
+            disable=not wanted or bool(os.environ.get("RETINA_LAB_STATIC")) or self.rank > 0,
+        )
+
+    def _position(self) -> int:
+        return self.step if self.limit == math.inf else round(min(self.elapsed(), self.limit))
+
+    def _show(self, bar: tqdm) -> None:
+        if self.rows and not self.losses:
+            shown = {name: f"{self.rows[-1][name]:.3f}" for name in self.columns}
+            if self.best > -math.inf:
+                shown[self.score] = f"{self.best:.3f}"
+            bar.set_postfix(shown, refresh=False)
+        bar.update(self._position() - bar.n)
+
+    # --- stopping and going on
+
+    def history(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return pd.DataFrame(self.rows, columns=self.history_columns)
+
+    def save(self) -> None:
+        """Write ``checkpoint.pt`` and ``history.csv``, unless the weights are already broken."""
+        networks = {name: network.module for name, network in self.networks.items()}
+        sound = all(torch.isfinite(p).all() for n in networks.values() for p in n.parameters())
+        if self.out is None or self.rank or not sound:
+            return
+        everything = {
+            "networks": {name: network.state_dict() for name, network in networks.items()},
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "step": self.step,
+            "checks_done": self.checks_done,
+            "elapsed": self.elapsed(),
+            "losses": self.losses,
+            "rows": self.rows,
+            "best": self.best,
+            "best_weights": self.best_weights,
+            "settings": json.dumps(self.settings),
+        }
+        write_atomically(self.out / CHECKPOINT, lambda path: torch.save(everything, path))
+        table = self.history()
+        write_atomically(self.out / "history.csv", lambda path: table.to_csv(path, index=False))
+
+    def _restore(self) -> None:
+        """Go on from ``checkpoint.pt``."""
+        saved = torch.load(
+            self.out / CHECKPOINT, map_location=self.fabric.device, weights_only=True
+        )
+        for name, network in self.networks.items():
+            network.module.load_state_dict(saved["networks"][name])
+            self.optimizers[name].load_state_dict(saved["optimizers"][name])
+        self.step, self.checks_done = saved["step"], saved["checks_done"]
+        self.before, self.losses, self.rows = saved["elapsed"], saved["losses"], saved["rows"]
+        self.best, self.best_weights = saved["best"], saved["best_weights"]
+
+    def finish(self, stop: StopAfterStep, progress: bool) -> None:
+        """Run to the end, or until asked to stop; the state after the last step is on disk."""
+        with stop, self.progress_bar(progress) as bar:
+            try:
+                self.run(stop, bar)
+            except KeyboardInterrupt:  # a second Ctrl-C, or one while validating
+                stop.asked = True
+            finally:
+                self.save()
+        self.seconds = self.elapsed()
+        self._train_mode(False)
+        if not stop.asked and self.rows and math.isnan(self.rows[-1][self.score]):
+            self.rows[-1][self.score] = self._check()
