@@ -157,7 +157,7 @@ class AdversarialTraining(Training):
             fake = judge(image, drawn.detach())  # the generator is not to learn from this
             loss = adversarial_loss(real, True, self.rules.loss)
             loss = loss + adversarial_loss(fake, False, self.rules.loss)
-            self.follow("adversary", loss)
+            self.follow(loss, "adversary")
             report = {
                 "discriminator": loss.item(),
                 "real_called_real": share_called_real(real, self.rules.loss),
@@ -170,7 +170,7 @@ class AdversarialTraining(Training):
         judge.requires_grad_(True)
         fooled = adversarial_loss(verdicts, True, self.rules.loss)
         loss = deeply_supervised(self.criterion, outputs, vessels, fov)
-        self.follow("network", loss + self.rules.weight * fooled)
+        self.follow(loss + self.rules.weight * fooled, "network")
         return {"loss": loss.item(), "adversarial": fooled.item(), **report}
 
     def result(self, interrupted: bool):

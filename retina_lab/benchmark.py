@@ -132,8 +132,9 @@ def run_cell(cell: Cell, runs: Path, device: str = "auto") -> dict[str, Any] | N
     """
     from retina_lab.datasets import open_split
     from retina_lab.evaluate import evaluate_maps
+    from retina_lab.loop import versions
     from retina_lab.predict import predict_dataset
-    from retina_lab.train import fit, hold_out, versions
+    from retina_lab.train import fit, hold_out
 
     # All data are looked up before anything is trained.
     tests = {test: open_split(*test).test for test in cell.tests}

@@ -73,6 +73,97 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+# --- synthesis -------------------------------------------------------------------------------
+
+
+def _pairs(args: argparse.Namespace, samples):
+    """Pairs of photographs and trees; trees that nobody has drawn come from a network of ours."""
+    from retina_lab.pairs import make_pairs, segmented_trees
+    from retina_lab.train import load_run
+    from retina_lab.weights import shipped_for
+
+    samples = list(samples)
+    if args.segmenter is None and all(sample.vessels is not None for sample in samples):
+        return make_pairs(samples, args.size)
+    run = load_run(args.segmenter) if args.segmenter else shipped_for(samples[0].dataset)
+    trees = segmented_trees(run, samples)
+    source = f"{run.settings['model']} trained on {run.settings['dataset']}"
+    return make_pairs(samples, args.size, trees, source)
+
+
+def _train_synthesis(args: argparse.Namespace) -> int:
+    from retina_lab.datasets import open_dataset, open_split
+    from retina_lab.synthesis import BANNER, find_recipe, fit_synthesis
+
+    recipe = find_recipe(args.model)
+    if args.split is not None:
+        samples = open_split(args.dataset, args.split).train
+    else:
+        samples = open_dataset(args.dataset)
+    judge, styles = None, None
+    if recipe.style:
+        from retina_lab.models.vgg import load_vgg19
+        from retina_lab.pairs import make_pairs
+
+        judge = load_vgg19(args.vgg19)
+        print(f"VGG-19: {judge.origin}")
+        if args.styles is not None:
+            photographs = list(open_dataset(args.styles))
+            empty = {s.name: np.zeros(s.size, bool) for s in photographs}
+            styles = make_pairs(photographs, args.size, empty, "none").image
+    run = fit_synthesis(
+        args.model,
+        _pairs(args, samples),
+        epochs=args.epochs,
+        budget=args.budget,
+        seed=args.seed,
+        out=args.out,
+        width=args.width,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        device=args.device,
+        devices=args.devices,
+        precision=args.precision,
+        judge=judge,
+        styles=styles,
+    )
+    if run.interrupted:
+        print("Stopped; give the same command to go on.", file=sys.stderr)
+        return 130
+    counts = ", ".join(f"{name} {count:,}" for name, count in run.settings["parameters"].items())
+    print(
+        f"{args.model} at {run.size}×{run.size} on {len(run.settings['train'])} photographs "
+        f"(trees by {run.settings['tree_source']}): {int(run.history['step'].iloc[-1])} steps in "
+        f"{run.seconds['train']:.0f} s; parameters: {counts} → {args.out}\n{BANNER}"
+    )
+    return 0
+
+
+def _synthesize(args: argparse.Namespace) -> int:
+    from retina_lab.datasets import open_dataset
+    from retina_lab.sampling import make_samples, write_samples
+    from retina_lab.synthesis import BANNER
+    from retina_lab.weights import find_synthesis
+
+    painter = find_synthesis(args.model)
+    trees = None
+    args.size, args.segmenter = painter.size, None
+    if args.trees is not None:
+        trees = find_synthesis(args.trees)
+    elif "autoencoder" not in painter.networks:
+        trees = _pairs(args, open_dataset(args.dataset))
+    samples = make_samples(painter, args.number, args.seed, trees=trees, grade=args.grade)
+    about = {
+        "model": args.model,
+        "trees": args.trees or (f"of {args.dataset}" if trees is not None else "its own"),
+        "seed": args.seed,
+        "settings": painter.settings,
+    }
+    out = write_samples(samples, args.out, about)
+    print(f"{len(samples)} photographs with trees → {out}\n{BANNER}")
+    return 0
+
+
 # --- predict ---------------------------------------------------------------------------------
 
 
@@ -274,8 +365,8 @@ def _doctor(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("torch") is not None:
         import torch
 
+        from retina_lab.loop import choose_precision
         from retina_lab.predict import pick_device
-        from retina_lab.train import choose_precision
 
         device = pick_device()
         line("cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()} threads")
@@ -359,6 +450,46 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--devices", type=int, default=1, help="processes, one device each")
     train.add_argument("--precision", default="auto", help="such as 32-true or bf16-mixed")
     train.set_defaults(run_command=_train)
+
+    synthesis = commands.add_parser(
+        "train-synthesis", parents=[device], help="train a model of trees or photographs"
+    )
+    synthesis.add_argument("--model", required=True, help="vae, aae, pix2pix, mi-gan, end-to-end …")
+    synthesis.add_argument("--dataset", required=True, help="a dataset's name or a folder")
+    synthesis.add_argument("--split", help="its training images only; default: every image")
+    length = synthesis.add_mutually_exclusive_group(required=True)
+    length.add_argument("--budget", help="wall time, such as 60s, 5m, 1.5h")
+    length.add_argument("--epochs", type=int)
+    synthesis.add_argument("--seed", type=int, default=0)
+    synthesis.add_argument("--out", required=True, help="folder of the run; continued if there")
+    synthesis.add_argument("--size", type=int, default=256, help="side in pixels (default 256)")
+    synthesis.add_argument("--width", type=int, default=64, help="channels of the first layer")
+    synthesis.add_argument("--batch-size", type=int, default=4)
+    synthesis.add_argument("--lr", type=float, default=2e-4)
+    synthesis.add_argument(
+        "--segmenter",
+        help="run that draws the trees; default: the labels, or the shipped network without them",
+    )
+    synthesis.add_argument("--styles", help="dataset whose styles are wanted (mi-gan-style)")
+    synthesis.add_argument(
+        "--vgg19", default="auto", help="weights for style transfer: a file, imagenet, stand-in"
+    )
+    synthesis.add_argument("--devices", type=int, default=1, help="processes, one device each")
+    synthesis.add_argument("--precision", default="auto")
+    synthesis.set_defaults(run_command=_train_synthesis)
+
+    make = commands.add_parser("synthesize", help="make photographs with vessel trees")
+    make.add_argument("--model", required=True, help="a shipped model that paints, or a run")
+    make.add_argument("--number", type=int, default=8)
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--out", required=True, help="folder; must be empty or not there")
+    where = make.add_mutually_exclusive_group()
+    where.add_argument("--trees", help="a shipped model that makes trees, or a run")
+    where.add_argument(
+        "--dataset", default="phantom", help="whose trees are painted, unless a model makes them"
+    )
+    make.add_argument("--grade", help="of all of them; default: each in turn")
+    make.set_defaults(run_command=_synthesize)
 
     predict = commands.add_parser("predict", parents=[inference], help="write probability maps")
     predict.add_argument("--run", required=True, help="folder of a run")

@@ -197,7 +197,7 @@ class Loop:
         optimizers: by the same names. The rate each begins with falls linearly to zero.
         steps_per_epoch: steps in which every image is seen once.
         settings: of the run, with ``model``, ``seed``, ``epochs``, ``budget_seconds``,
-            ``checks``, ``gradient_clip`` and ``precision``.
+            ``checks``, ``gradient_clip`` (None: none) and ``precision``.
         columns: what :meth:`learn` reports beside ``loss``.
         score: name of the column with what :meth:`validate` returns.
         out: folder for ``checkpoint.pt`` and ``history.csv``, or None.
@@ -281,19 +281,23 @@ class Loop:
         if self.losses and not stop.asked:  # the budget ended inside an epoch
             self._end_epoch()
 
-    def follow(self, name: str, loss: torch.Tensor) -> None:
-        """Let one network follow the gradient of a loss, clipped, by one step.
+    def follow(self, loss: torch.Tensor, *names: str) -> None:
+        """Let some of the networks follow the gradient of a loss, clipped, by one step.
 
         Raises:
             TrainingError: if the loss is not finite; the weights are as they were.
         """
         if not torch.isfinite(loss):
-            raise TrainingError(self._explain_divergence(name))
-        network, optimizer = self.networks[name], self.optimizers[name]
+            raise TrainingError(self._explain_divergence(names[0]))
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(network, optimizer, max_norm=self.settings["gradient_clip"])
-        optimizer.step()
-        optimizer.zero_grad()
+        for name in names:
+            network, optimizer = self.networks[name], self.optimizers[name]
+            if self.settings["gradient_clip"] is not None:
+                self.fabric.clip_gradients(
+                    network, optimizer, max_norm=self.settings["gradient_clip"]
+                )
+            optimizer.step()
+            optimizer.zero_grad()
 
     @property
     def rank(self) -> int:
@@ -337,8 +341,10 @@ class Loop:
             "epoch": self.step / self.per_epoch,
             "step": self.step,
             "seconds": self.elapsed(),
-            **{name: _mean([loss[name] for loss in self.losses if name in loss])
-               for name in self.columns},
+            **{
+                name: _mean([loss[name] for loss in self.losses if name in loss])
+                for name in self.columns
+            },
             "lr": self.optimizers[self.main].param_groups[0]["lr"],
             self.score: math.nan,
         }

@@ -267,7 +267,7 @@ class Training(Loop):
         image, vessels, fov = self.next_batch()
         outputs = self.networks["network"](image)  # logits N×1×h×w, or several of them
         loss = deeply_supervised(self.criterion, outputs, vessels, fov)
-        self.follow("network", loss)
+        self.follow(loss, "network")
         return {"loss": loss.item()}
 
     def next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from retina_lab.datasets.manifests import project_root, sha256_of
+from retina_lab.loop import RECORD
 from retina_lab.models import build_model
 from retina_lab.train import Run, TrainingError
+
+if TYPE_CHECKING:
+    from retina_lab.synthesis import SynthesisRun
 
 MANIFEST = "manifest.json"
 
@@ -69,6 +75,13 @@ def list_weights() -> dict[str, ShippedWeights]:
     return {name: ShippedWeights(name=name, **entry) for name, entry in entries.items()}
 
 
+def _verify(path: Path, sha256: str, command: str) -> None:
+    if not path.exists():
+        raise TrainingError(f"{path} is missing; restore it, or train again: {command}")
+    if sha256_of(path) != sha256:
+        raise TrainingError(f"{path} is altered (sha256 differs); restore it from the repository")
+
+
 def load_shipped(name: str) -> Run:
     """A shipped network as a :class:`retina_lab.train.Run`, in eval mode on the CPU.
 
@@ -80,10 +93,7 @@ def load_shipped(name: str) -> Run:
         raise TrainingError(f"no shipped weights {name!r}; there are: {', '.join(known) or 'none'}")
     entry = known[name]
     path = weights_folder() / entry.file
-    if not path.exists():
-        raise TrainingError(f"{path} is missing; restore it, or train again: {entry.command}")
-    if sha256_of(path) != entry.sha256:
-        raise TrainingError(f"{path} is altered (sha256 differs); restore it from the repository")
+    _verify(path, entry.sha256, entry.command)
     model = build_model(entry.settings["model"])
     model.load_state_dict(load_file(path))
     import pandas as pd
@@ -108,6 +118,72 @@ def shipped_for(dataset: str, model: str = "small-unet") -> Run:
     """
     name = f"{model}-{dataset}"
     return load_shipped(name if name in list_weights() else f"{model}-phantom")
+
+
+SYNTHESIS_MANIFEST = "synthesis.json"
+
+
+def list_synthesis() -> dict[str, dict]:
+    """Every shipped synthesis model: its entry in ``data/weights/synthesis.json`` by name."""
+    path = weights_folder() / SYNTHESIS_MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def find_synthesis(name: str | os.PathLike) -> SynthesisRun:
+    """A synthesis model: a run's folder, or the name of a shipped one.
+
+    Raises:
+        TrainingError: if it is neither, or its file is missing or altered.
+    """
+    from retina_lab.synthesis import load_synthesis, synthesis_from
+
+    if Path(name).is_dir():
+        return load_synthesis(name)
+    known = list_synthesis()
+    if str(name) not in known:
+        raise TrainingError(
+            f"{name} is neither a run's folder nor a shipped model; shipped: "
+            f"{', '.join(known) or 'none'}"
+        )
+    entry = known[str(name)]
+    path = weights_folder() / entry["file"]
+    _verify(path, entry["sha256"], entry["command"])
+    return synthesis_from(entry["settings"], load_file(path), entry["seconds"])
+
+
+def ship_synthesis(name: str, folder: Path, command: str) -> Path:
+    """Put the generators of a finished synthesis run into ``data/weights``, at half precision.
+
+    Args:
+        name: of the entry.
+        folder: of the run.
+        command: that trained it.
+
+    Returns:
+        The file.
+    """
+    from retina_lab.synthesis import GENERATORS
+
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    weights = {
+        key: values.half() if values.is_floating_point() else values
+        for key, values in load_file(folder / "weights.safetensors").items()
+        if key.split(".")[0] in GENERATORS
+    }
+    path = weights_folder() / f"{name}.safetensors"
+    save_file(weights, path)
+    entries = list_synthesis()
+    entries[name] = {
+        "file": path.name,
+        "sha256": sha256_of(path),
+        "command": command,
+        "settings": record["settings"],
+        "seconds": record["seconds"],
+        "versions": record["versions"],
+    }
+    text = json.dumps(dict(sorted(entries.items())), indent=1, ensure_ascii=False)
+    (weights_folder() / SYNTHESIS_MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return path
 
 
 def ship(grid: str, cell: str, runs: Path) -> str:

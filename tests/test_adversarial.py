@@ -107,11 +107,11 @@ def test_who_moves_when(made_samples, steps, monkeypatch):
     moves = []
     follow = AdversarialTraining.follow
 
-    def watched(self, name, loss):
+    def watched(self, loss, name):
         moves.append(name[0])
         judge = self.networks["adversary"]
         before = [p.clone() for p in judge.parameters()]
-        follow(self, name, loss)
+        follow(self, loss, name)
         moved = any(not torch.equal(p, q) for p, q in zip(before, judge.parameters(), strict=True))
         assert moved == (name == "adversary")
         assert all(p.grad is None for p in judge.parameters())

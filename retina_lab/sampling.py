@@ -1,0 +1,304 @@
+"""Making something with a trained synthesis model: trees, photographs, folders of both."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from retina_lab.datasets.manifests import sha256_of
+from retina_lab.datasets.phantom import SMALLEST, make_phantom
+from retina_lab.datasets.sample import FundusSample
+from retina_lab.loop import step_seed
+from retina_lab.pairs import LESIONS, TreePairs
+from retina_lab.synthesis import BANNER, SynthesisRun, conditions_of
+
+MANIFEST = "manifest.json"
+
+
+def _generator(seed: int, purpose: int) -> torch.Generator:
+    return torch.Generator().manual_seed(step_seed(seed, 5, purpose))
+
+
+@torch.inference_mode()
+def draw_trees(run: SynthesisRun, codes: torch.Tensor) -> torch.Tensor:
+    """Vessel trees of given codes.
+
+    Args:
+        run: of a model that makes trees.
+        codes: (N, latent); from N(0, I) for new trees, from :func:`encode_trees` for known ones.
+
+    Returns:
+        (N, 1, S, S) ``float32`` in [0, 1].
+
+    Raises:
+        ValueError: if the run does not make trees, or the codes have the wrong length.
+    """
+    if "autoencoder" not in run.networks:
+        raise ValueError(f"{run.settings['model']} makes no trees; it paints given ones")
+    if codes.ndim != 2 or codes.shape[1] != run.recipe.latent:
+        raise ValueError(f"codes must be (N, {run.recipe.latent}), not {tuple(codes.shape)}")
+    return run.networks["autoencoder"].decoder(codes.float()).sigmoid()
+
+
+def random_codes(run: SynthesisRun, number: int, seed: int = 0) -> torch.Tensor:
+    """Codes of new trees from N(0, I): (number, latent). The first are the same for any number."""
+    latent = run.recipe.latent
+    return (
+        torch.stack([torch.randn(latent, generator=_generator(seed, i)) for i in range(number)])
+        if number
+        else torch.zeros(0, latent)
+    )
+
+
+@torch.inference_mode()
+def encode_trees(run: SynthesisRun, trees: torch.Tensor) -> torch.Tensor:
+    """The codes of known trees, without their spread: (N, 1, S, S) → (N, latent)."""
+    if "autoencoder" not in run.networks:
+        raise ValueError(f"{run.settings['model']} has no encoder of trees")
+    return run.networks["autoencoder"].encoder(trees)[0]
+
+
+@torch.inference_mode()
+def paint(
+    run: SynthesisRun,
+    trees: torch.Tensor,
+    *,
+    grade: str | Sequence[str] | None = None,
+    lesions: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
+) -> np.ndarray:
+    """Photographs of given trees.
+
+    Args:
+        run: of a model that paints.
+        trees: (N, 1, S, S) in [0, 1].
+        grade: one for all, or one each; needed by a model that is told of it.
+        lesions: (N, 4, S, S) in [0, 1]; none if a model that is told of them is given None.
+        noise: (N, numbers) for MI-GAN, see :func:`random_noise`; zeros if not given.
+
+    Returns:
+        (N, S, S, 3) ``uint8``, RGB.
+
+    Raises:
+        ValueError: if the run does not paint, or it does not know the grade.
+    """
+    if "generator" not in run.networks:
+        raise ValueError(f"{run.settings['model']} makes trees only; paint them with pix2pix")
+    recipe, batch = run.recipe, {"tree": trees.float()}
+    if "grade" in recipe.conditions:
+        wanted = [grade] * len(trees) if isinstance(grade, str | None) else list(grade)
+        unknown = sorted({str(g) for g in wanted if g not in run.grades})
+        if unknown:
+            raise ValueError(f"unknown grade {unknown[0]}; there are: {', '.join(run.grades)}")
+        numbers = torch.tensor([run.grades.index(g) for g in wanted])
+        batch["grade"] = F.one_hot(numbers, len(run.grades)).float()
+    if "lesions" in recipe.conditions:
+        empty = torch.zeros(len(trees), len(LESIONS), run.size, run.size)
+        batch["lesions"] = empty if lesions is None else lesions.float()
+    if recipe.noise and noise is None:
+        noise = torch.zeros(len(trees), recipe.noise)
+    painted = run.networks["generator"](
+        conditions_of(recipe, batch), noise if recipe.noise else None
+    )
+    levels = ((painted + 1) * 127.5).round().clamp(0, 255).byte()
+    return levels.permute(0, 2, 3, 1).numpy()
+
+
+def random_noise(run: SynthesisRun, number: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+    """Noise for MI-GAN, (number, 400): deviation 1 when sampling, as in the paper."""
+    if not run.recipe.noise:
+        return torch.zeros(number, 0)
+    return scale * torch.stack(
+        [
+            torch.randn(run.recipe.noise, generator=_generator(seed, 10_000 + i))
+            for i in range(number)
+        ]
+    )
+
+
+def lesions_from_map(lesions: np.ndarray, size: int) -> torch.Tensor:
+    """Lesions as the painter is told of them.
+
+    Args:
+        lesions: (H, W) whole numbers: 0 none, 1 to 4 the kinds in ``LESIONS``.
+        size: side of the picture in pixels.
+
+    Returns:
+        (1, 4, size, size) ``float32`` in [0, 1].
+
+    Raises:
+        ValueError: if the map is not square or holds another number.
+    """
+    lesions = np.asarray(lesions)
+    if lesions.ndim != 2 or lesions.shape[0] != lesions.shape[1]:
+        raise ValueError(f"a map of lesions must be square, not {lesions.shape}")
+    if not np.isin(lesions, range(len(LESIONS) + 1)).all():
+        raise ValueError(f"lesions are numbered 0 to {len(LESIONS)}, not up to {lesions.max()}")
+    kinds = torch.from_numpy(lesions[None] == np.arange(1, 1 + len(LESIONS))[:, None, None])
+    return F.interpolate(
+        kinds[None].float(), (size, size), mode="bilinear", align_corners=False, antialias=True
+    ).clamp(0, 1)
+
+
+def place_lesion(
+    lesions: np.ndarray, kind: int | str, row: float, column: float, radius: float
+) -> np.ndarray:
+    """A map of lesions with one more, round, where somebody has clicked.
+
+    Args:
+        lesions: (H, W) ``uint8``; it is not changed.
+        kind: 1 to 4, or a name in ``LESIONS``.
+        row: of its middle, in pixels.
+        column: likewise.
+        radius: in pixels, above 0.
+
+    Raises:
+        ValueError: if there is no such kind, the radius is not positive or the place lies
+            outside the map.
+    """
+    if isinstance(kind, str):
+        if kind not in LESIONS:
+            raise ValueError(f"unknown lesion {kind!r}; there are: {', '.join(LESIONS)}")
+        kind = LESIONS.index(kind) + 1
+    if not 1 <= kind <= len(LESIONS) or not radius > 0:
+        raise ValueError(f"kinds are 1 to {len(LESIONS)} and radii positive, not {kind}, {radius}")
+    height, width = lesions.shape
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(f"({row:g}, {column:g}) lies outside the {height}×{width} map")
+    rows, columns = np.ogrid[:height, :width]
+    inside = np.hypot(rows - row, columns - column) <= radius
+    return np.where(inside, np.uint8(kind), lesions).astype(np.uint8)
+
+
+def made_lesions(run: SynthesisRun, grades: Sequence[str], seed: int = 0) -> torch.Tensor:
+    """Lesions as they may lie in eyes of these grades: those of phantoms of the same grade.
+
+    Grades that are not the phantom's (0 to 4) get none: nobody has drawn them.
+
+    Returns:
+        (N, 4, S, S) ``float32`` in [0, 1].
+    """
+    side = max(run.size, SMALLEST)
+    maps = []
+    for i, grade in enumerate(grades):
+        drawn = np.zeros((side, side), np.uint8)
+        if str(grade) in ("0", "1", "2", "3", "4"):
+            drawn = make_phantom(seed=1000 * seed + i, size=side, grade=int(grade)).lesions
+        maps.append(lesions_from_map(drawn, run.size))
+    return torch.cat(maps)
+
+
+def make_samples(
+    painter: SynthesisRun,
+    number: int,
+    seed: int = 0,
+    *,
+    trees: SynthesisRun | TreePairs | None = None,
+    grade: str | None = None,
+    threshold: float = 0.5,
+) -> list[FundusSample]:
+    """Synthetic photographs with their trees, as samples like any others.
+
+    Args:
+        painter: of a model that paints.
+        number: how many, ≥ 1.
+        seed: of codes, noise, grades and lesions; the first ones are the same for any number.
+        trees: where the trees come from: a model that makes them, or pairs, whose trees are taken
+            in turn. None: the painter's own, if it makes both.
+        grade: of all of them; None: each of the painter's grades in turn.
+        threshold: share of a pixel from which it counts as vessel.
+
+    Returns:
+        Samples named ``synthetic_0000`` and so on, with vessels, field of view, and the grade
+        and lesions that they were asked to have.
+
+    Raises:
+        ValueError: if there are no trees, or their size is not the painter's.
+    """
+    if number < 1 or seed < 0:
+        raise ValueError("number must be at least 1 and the seed not negative")
+    source = painter if trees is None else trees
+    if isinstance(source, TreePairs):
+        tree = source.tree[torch.arange(number) % len(source)]
+    else:
+        tree = draw_trees(source, random_codes(source, number, seed))
+    if tree.shape[-1] != painter.size:
+        raise ValueError(
+            f"the trees are {tree.shape[-1]}×{tree.shape[-1]} pixels and "
+            f"{painter.settings['model']} paints {painter.size}×{painter.size}"
+        )
+    grades, lesions = None, None
+    if painter.grades:
+        grades = [grade or painter.grades[i % len(painter.grades)] for i in range(number)]
+        if "lesions" in painter.recipe.conditions:
+            lesions = made_lesions(painter, grades, seed)
+    images = paint(
+        painter, tree, grade=grades, lesions=lesions, noise=random_noise(painter, number, seed)
+    )
+    samples = []
+    for i in range(number):
+        marked = None
+        if lesions is not None:
+            strongest = lesions[i].max(dim=0)
+            marked = np.where(strongest.values >= 0.5, strongest.indices + 1, 0).astype(np.uint8)
+        samples.append(
+            FundusSample(
+                name=f"synthetic_{i:04d}",
+                image=images[i] * painter.fov[..., None],
+                fov=painter.fov,
+                vessels=(tree[i, 0].numpy() >= threshold) & painter.fov,
+                lesions=marked,
+                grade=None if grades is None else grades[i],
+                dataset=f"synthetic by {painter.settings['model']}",
+            )
+        )
+    return samples
+
+
+def write_samples(
+    samples: Sequence[FundusSample], out: str | os.PathLike, about: dict | None = None
+) -> Path:
+    """Write synthetic samples as a folder that ``retina-lab`` can read as a dataset.
+
+    Args:
+        samples: from :func:`make_samples`.
+        out: folder; must be empty or not there.
+        about: what to say about them in the manifest: model, seed, and so on.
+
+    Returns:
+        The folder: ``images/NAME.png``, ``masks/NAME.png`` (field of view), ``vessels/NAME.png``
+        (0 and 255), ``lesions/NAME.png`` (0 to 4) where there are lesions, ``manifest.json``.
+
+    Raises:
+        ValueError: if the folder holds anything.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; choose another folder")
+    entries = []
+    for sample in samples:
+        planes = {
+            "images": sample.image,
+            "masks": sample.fov.astype(np.uint8) * 255,
+            "vessels": sample.vessels.astype(np.uint8) * 255,
+        }
+        if sample.lesions is not None:
+            planes["lesions"] = sample.lesions
+        entry = {"name": sample.name, "grade": sample.grade, "files": {}}
+        for kind, plane in planes.items():
+            path = out / kind / f"{sample.name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(plane).save(path)
+            entry["files"][kind] = {"path": f"{kind}/{path.name}", "sha256": sha256_of(path)}
+        entries.append(entry)
+    record = {"banner": BANNER, **(about or {}), "lesions": list(LESIONS), "samples": entries}
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (out / MANIFEST).write_text(text, encoding="utf-8")
+    return out
