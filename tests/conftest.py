@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from retina_lab.datasets import FundusSample
+from tests.server import server as server  # a fixture
 
 
 def made_sample(seed: int, height: int = 48, width: int = 56) -> FundusSample:

@@ -76,7 +76,8 @@ def load_vgg19(weights: str | os.PathLike = "auto", seed: int = 0) -> VGG19:
         FileNotFoundError: if there is no such file.
         RuntimeError: if ``"imagenet"`` is asked for and not to be had.
     """
-    network = VGG19()
+    with torch.random.fork_rng(devices=[]):  # its weights are replaced: nobody's chance is used
+        network = VGG19()
     weights = os.fspath(weights)
     if weights == "auto":
         weights = os.environ.get("RETINA_LAB_VGG19") or _cached() or "stand-in"
@@ -89,13 +90,11 @@ def load_vgg19(weights: str | os.PathLike = "auto", seed: int = 0) -> VGG19:
     if weights == "imagenet":
         weights = _cached() or _download()
     if weights == "stand-in":
-        state = torch.random.get_rng_state()
-        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         for layer in network.features:
             if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
                 nn.init.zeros_(layer.bias)
-        torch.random.set_rng_state(state)
         network.origin = f"stand-in: random weights, seed {seed}"
     else:
         path = Path(weights).expanduser()

@@ -1,3 +1,5 @@
+"""A web server on loopback that misbehaves on request."""
+
 import http.server
 import threading
 

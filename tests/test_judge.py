@@ -1,0 +1,180 @@
+"""Judging synthesis: statistics by hand, distances with known answers."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retina_lab.datasets import open_split
+from retina_lab.judge import (
+    STATISTICS,
+    agreement,
+    branching_points,
+    compare_trees,
+    fractal_dimension,
+    kernel_distance,
+    line_length,
+    mode_collapse,
+    nearest,
+    network_features,
+    tree_statistics,
+    variety,
+)
+from retina_lab.weights import load_shipped
+
+
+def picture(text):
+    return np.array([[c == "#" for c in row] for row in text.split()])
+
+
+@pytest.mark.parametrize(
+    ("line", "length"),
+    [
+        ("....", 0),
+        ("#...", 0),
+        ("####", 3),
+        ("#... .#.. ..#. ...#", 3 * math.sqrt(2)),
+        ("##.. .#.. .##.", 4),  # corners are walked around, not cut
+    ],
+)
+def test_line_length(line, length):
+    assert line_length(picture(line)) == pytest.approx(length)
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [("#####", 0), ("..#.. ..#.. #####", 1), ("#.# .#. .#.", 1), (".#...#. #######", 2)],
+)
+def test_branching_points(line, number):
+    assert len(branching_points(picture(line))) == number
+
+
+def test_dimensions_of_a_line_and_of_a_square():
+    line, filled = np.zeros((256, 256), bool), np.ones((256, 256), bool)
+    line[100] = True
+    assert fractal_dimension(line) == pytest.approx(1)
+    assert fractal_dimension(filled) == pytest.approx(2)
+    assert math.isnan(fractal_dimension(np.zeros((256, 256), bool)))
+
+
+def cross(size, width=1):
+    vessels, fov = np.zeros((size, size), bool), np.ones((size, size), bool)
+    middle = size // 2
+    vessels[middle : middle + width] = True
+    vessels[:, middle : middle + width] = True
+    return vessels, fov
+
+
+def test_statistics_of_a_cross():
+    found = tree_statistics(*cross(101))
+    assert list(found) == list(STATISTICS)
+    assert found["vessel share"] == pytest.approx(201 / 101**2)
+    assert found["length density"] == pytest.approx(200 / 101)  # two diameters of one each
+    assert found["mean width"] == pytest.approx(1 / 101, rel=0.05)
+    assert found["branchings"] == pytest.approx(0.5 * 101 / 100, rel=0.01)
+    assert found["tortuosity"] == pytest.approx(1)
+    assert found["pieces"] == 1
+
+
+def test_tortuosity_of_a_half_circle():
+    rows, columns = np.mgrid[:201, :201]
+    radius = np.hypot(rows - 100, columns - 100)
+    arc = (np.abs(radius - 80) < 1) & (rows <= 100)
+    found = tree_statistics(arc, np.ones_like(arc))
+    # the pixel grid makes a circle about 5 % longer
+    assert found["tortuosity"] == pytest.approx(math.pi / 2, rel=0.08)
+
+
+def test_statistics_do_not_depend_on_the_resolution():
+    small, large = tree_statistics(*cross(101, 3)), tree_statistics(*cross(303, 9))
+    for name in ("vessel share", "length density", "mean width", "branchings", "tortuosity"):
+        assert small[name] == pytest.approx(large[name], rel=0.06), name
+
+
+def test_an_empty_tree_and_an_empty_field():
+    empty = np.zeros((64, 64), bool)
+    found = tree_statistics(empty, ~empty)
+    assert found["vessel share"] == found["pieces"] == found["length density"] == 0
+    assert math.isnan(found["tortuosity"])
+    with pytest.raises(ValueError, match="field of view is empty"):
+        tree_statistics(empty, empty)
+    with pytest.raises(ValueError, match="fov is"):
+        tree_statistics(empty, ~empty[:5])
+
+
+def test_trees_compared_with_themselves_and_with_others():
+    def trees(width, count):
+        return [cross(64 + 2 * i, width) for i in range(count)]
+
+    same = compare_trees(trees(2, 6), trees(2, 6))
+    assert (same["distance"].dropna() == 0).all()
+    # no two of these trees differ in pieces or tortuosity: nothing to measure a distance by
+    assert same["distance"].isna().sum() == 2
+    other = compare_trees(trees(8, 6), trees(2, 6))
+    assert other.loc["mean width", "distance"] > 5
+    assert other.loc["mean width", "distance"] > other.loc["mean width", "control"]
+    with pytest.raises(ValueError, match="at least two"):
+        compare_trees(trees(2, 1), trees(2, 6))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 6), st.integers(2, 6), st.integers(1, 4))
+def test_kernel_distance_by_loops(seed, n, m, d):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, d)), rng.normal(size=(m, d))
+
+    def k(a, b):
+        return (np.dot(a, b) / d + 1) ** 3
+
+    within_x = np.mean([k(x[i], x[j]) for i in range(n) for j in range(n) if i != j])
+    within_y = np.mean([k(y[i], y[j]) for i in range(m) for j in range(m) if i != j])
+    between = np.mean([k(a, b) for a in x for b in y])
+    assert kernel_distance(x, y) == pytest.approx(within_x + within_y - 2 * between)
+
+
+def test_kernel_distance_tells_apart():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 300, 5))
+    assert abs(kernel_distance(a, b)) < 0.05 < kernel_distance(a, b + 1)
+    with pytest.raises(ValueError, match="at least two"):
+        kernel_distance(a[:1], b)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        kernel_distance(a[:, :2], b)
+
+
+def test_the_nearest_neighbour_is_found_mirrored_too():
+    rng = np.random.default_rng(0)
+    known = rng.random((4, 6, 6))
+    index, distance = nearest(np.stack([known[2], known[1][:, ::-1]]), known)
+    assert index.tolist() == [2, 1]
+    assert distance.tolist() == pytest.approx([0, 0])
+    _, far = nearest(rng.random((1, 6, 6)), known)
+    assert far[0] > 0.1
+    with pytest.raises(ValueError, match="cannot be compared"):
+        nearest(known, known[:, :3])
+
+
+def test_variety_and_the_alarm():
+    rng = np.random.default_rng(0)
+    real = rng.integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
+    assert variety(np.stack([real[0]] * 3)) == 0
+    black, white = np.zeros((1, 4, 4)), np.ones((1, 4, 4))
+    assert variety(np.concatenate([black, white])) == 1
+    assert mode_collapse(np.stack([real[0]] * 3), real) == (True, 0)
+    assert mode_collapse(real, real) == (False, 1)
+    with pytest.raises(ValueError, match="at least two"):
+        variety(black)
+
+
+def test_features_and_agreement_on_phantoms():
+    run, samples = load_shipped("small-unet-phantom"), list(open_split("phantom").test[:3])
+    features = network_features(run, samples)
+    assert features.shape == (3, 8 + 16 + 32 + 64)
+    assert np.isfinite(features).all()
+    assert not np.allclose(features[0], features[1])
+    trees = {s.name: s.vessels for s in samples}
+    right = agreement(trees, samples, run)
+    wrong = agreement({n: v[::-1] for n, v in trees.items()}, samples, run)
+    assert right > 0.7 > 0.4 > wrong
