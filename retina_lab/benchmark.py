@@ -37,23 +37,31 @@ class Cell:
         model: name in ``retina-lab models``.
         dataset: trained on the training images of ``split``.
         split: of the dataset.
-        budget: of training, such as ``"5m"``.
+        length: of training: a time budget such as ``"5m"``, or ``"200 epochs"``.
         seed: of the training.
         scored_on: (dataset, split) pairs whose test images are scored; its own if empty.
+        options: further arguments of :func:`retina_lab.train.fit` that the command line has too.
     """
 
     model: str
     dataset: str
     split: str
-    budget: str
+    length: str
     seed: int
     scored_on: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
         """File name of its result."""
-        split = self.split.replace("/", "-")
-        return f"{self.model}-{self.dataset}-{split}-{self.budget}-s{self.seed}"
+        split, length = self.split.replace("/", "-"), self.length.replace(" ", "-")
+        return f"{self.model}-{self.dataset}-{split}-{length}-s{self.seed}"
+
+    @property
+    def how_long(self) -> dict[str, str | int]:
+        """The same for :func:`retina_lab.train.fit`: ``budget`` or ``epochs``."""
+        number, _, unit = self.length.partition(" ")
+        return {"epochs": int(number)} if unit == "epochs" else {"budget": self.length}
 
     @property
     def tests(self) -> tuple[tuple[str, str], ...]:
@@ -63,9 +71,13 @@ class Cell:
     def commands(self) -> dict[str, str | list[str]]:
         """The command lines that do the same by hand."""
         run = shlex.quote(f"runs/{self.name}")
+        flags = "".join(
+            f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+            for name, value in {**self.how_long, **dict(self.options)}.items()
+        ).replace("--crop None", "--crop 0")
         return {
             "train": f"retina-lab train --dataset {self.dataset} --split {self.split} "
-            f"--model {self.model} --budget {self.budget} --seed {self.seed} --out {run}",
+            f"--model {self.model}{flags} --seed {self.seed} --out {run}",
             "evaluate": [
                 f"retina-lab evaluate --run {run} --dataset {dataset} --split {split}"
                 for dataset, split in self.tests
@@ -85,6 +97,41 @@ EQUAL_BUDGET_MODELS = (
     "small-du-net",
     "small-du-net-9",
 )
+SLIDES = {"crop": None, "batch_size": 2, "lr": 1e-3, "loss": "bce + dice", "widest": 2000}
+RSAN = {"crop": None, "batch_size": 2, "lr": 1e-3, "loss": "bce", "widest": 2000}
+V_GAN = {
+    "crop": None, "batch_size": 2, "lr": 2e-4, "loss": "bce", "widest": 2000,
+    "normalisation": "zscore",
+}  # fmt: skip
+M_CAM_GAN = {
+    "crop": 512, "batch_size": 2, "lr": 2e-4, "loss": "focal", "widest": 2000,
+    "augmentation": "strong", "adversary": "multi-scale-cam",
+}  # fmt: skip
+W_NET = {"crop": None, "batch_size": 4, "lr": 1e-2, "loss": "bce", "widest": 512}
+
+PAPERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # Widths are those of the registry. Where a source gives no schedule (the slides) ours stands;
+    # the rate falls linearly everywhere, where RSAN takes one step and lwnet runs through cycles.
+    **dict.fromkeys(
+        (
+            "unet",
+            "unet-3",
+            "cbam-unet",
+            "cmp-unet",
+            "deformable-encoder-unet",
+            "du-net",
+            "du-net-9",
+        ),
+        ("200 epochs", SLIDES),
+    ),
+    **dict.fromkeys(("rsan-backbone", "rsan-dropblock", "rsan"), ("200 epochs", RSAN)),
+    "rsan-chase": ("150 epochs", {**RSAN, "batch_size": 1}),
+    "v-gan": ("400 epochs", {**V_GAN, "adversary": "image"}),
+    "m-cam-gan": ("1112 epochs", M_CAM_GAN),  # 10,000 steps on DRIVE's 18 images, two a step
+    "w-net": ("1000 epochs", W_NET),
+}
+"""How long the full-size networks are trained, and with which settings, by their sources."""
+
 DRIVE, CHASE, STARE = ("drive", "official"), ("chase_db1", "20/8"), ("stare", "10/10")
 PHANTOM = ("phantom", "official")
 
@@ -101,6 +148,14 @@ GRIDS: dict[str, list[Cell]] = {
         Cell(model, *data, "4m", seed)
         for data, seed in ((DRIVE, 0), (CHASE, 0), (DRIVE, 1))
         for model in EQUAL_BUDGET_MODELS
+    ],
+    # The full-size networks by their papers' settings. Hours a cell on a GPU, days without one.
+    "papers": [
+        Cell(model, *data, length, seed, options=tuple(options.items()))
+        for seed in range(3)
+        for data in (DRIVE, STARE, CHASE)
+        for model, (length, options) in PAPERS.items()
+        if model != ("rsan" if data == CHASE else "rsan-chase")
     ],
 }
 
@@ -140,8 +195,8 @@ def run_cell(cell: Cell, runs: Path, device: str = "auto") -> dict[str, Any] | N
     tests = {test: open_split(*test).test for test in cell.tests}
     train, val = hold_out(open_split(cell.dataset, cell.split).train, 2)
     run = fit(
-        cell.model, train, val, budget=cell.budget, seed=cell.seed, device=device,
-        out=runs / cell.name, split=cell.split,
+        cell.model, train, val, **cell.how_long, **dict(cell.options), seed=cell.seed,
+        device=device, out=runs / cell.name, split=cell.split,
     )  # fmt: skip
     if run.interrupted:
         return None
@@ -153,7 +208,7 @@ def run_cell(cell: Cell, runs: Path, device: str = "auto") -> dict[str, Any] | N
         )
         reports[f"{dataset} {split}"] = report.to_dict()
     return {
-        "cell": {**vars(cell), "scored_on": cell.tests},
+        "cell": {**vars(cell), "scored_on": cell.tests, "options": dict(cell.options)},
         "commands": cell.commands(),
         "settings": run.settings,
         "steps": int(run.history["step"].iloc[-1]),
@@ -237,7 +292,7 @@ def load(grid: str) -> pd.DataFrame:
 
     Returns:
         A frame with the columns ``model``, ``dataset`` and ``split`` (scored on),
-        ``trained_on``, ``seed``, ``budget_seconds``, ``parameters``, ``steps``,
+        ``trained_on``, ``seed``, ``budget_seconds`` or ``epochs``, ``parameters``, ``steps``,
         ``train_seconds``, ``threshold``, ``dice``, ``dice_low``, ``dice_high`` (95 % bootstrap
         interval over images), ``auc_roc``, ``average_precision``, ``cldice`` and
         ``betti0_error``: pooled over the pixels in the field of view, or the mean over images
@@ -262,6 +317,7 @@ def load(grid: str) -> pd.DataFrame:
                     "trained_on": settings["dataset"],
                     "seed": settings["seed"],
                     "budget_seconds": settings["budget_seconds"],
+                    "epochs": settings["epochs"],
                     "parameters": settings["parameters"],
                     "steps": result["steps"],
                     "train_seconds": result["seconds"]["train"],
@@ -272,9 +328,9 @@ def load(grid: str) -> pd.DataFrame:
                 }
             )
     columns = [
-        "model", "dataset", "split", "trained_on", "seed", "budget_seconds", "parameters",
-        "steps", "train_seconds", "threshold", "dice", "dice_low", "dice_high", "auc_roc",
-        "average_precision", "cldice", "betti0_error",
+        "model", "dataset", "split", "trained_on", "seed", "budget_seconds", "epochs",
+        "parameters", "steps", "train_seconds", "threshold", "dice", "dice_low", "dice_high",
+        "auc_roc", "average_precision", "cldice", "betti0_error",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
@@ -319,8 +375,12 @@ def paired(
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Median and range over seeds, a row for each network, training, and test set."""
-    keys = ["model", "trained_on", "budget_seconds", "dataset", "split"]
-    groups = rows.groupby(keys, sort=False)
+    length = [
+        f"{row.budget_seconds:g} s" if pd.notna(row.budget_seconds) else f"{row.epochs:g} epochs"
+        for row in rows.itertuples()
+    ]
+    keys = ["model", "trained_on", "length", "dataset", "split"]
+    groups = rows.assign(length=length).groupby(keys, sort=False)
     table = groups.agg(parameters=("parameters", "first"), seeds=("seed", "count"))
     for name in ("dice", "auc_roc", "cldice", "betti0_error"):
         places = 1 if name == "betti0_error" else 4
@@ -338,7 +398,7 @@ def shown(values: pd.Series, places: int = 4) -> str:
 
 HEADINGS = {
     "model": "network", "parameters": "parameters", "trained_on": "trained on",
-    "budget_seconds": "for", "dataset": "scored on", "seeds": "seeds", "dice": "Dice",
+    "length": "for", "dataset": "scored on", "seeds": "seeds", "dice": "Dice",
     "auc_roc": "AUC-ROC", "cldice": "clDice", "betti0_error": "Betti-0 error",
 }  # fmt: skip
 
@@ -348,7 +408,6 @@ def markdown_table(rows: pd.DataFrame) -> str:
     table = summary(rows)
     table["model"] = "`" + table["model"] + "`"
     table["parameters"] = table["parameters"].map("{:,}".format)
-    table["budget_seconds"] = table["budget_seconds"].map("{:g} s".format)
     table["dataset"] += ", " + table["split"] + " test"
     lines = ["| " + " | ".join(HEADINGS.values()) + " |", "|---" * len(HEADINGS) + "|"]
     for _, row in table.iterrows():

@@ -1,15 +1,18 @@
 import json
+import shlex
 
 import pandas as pd
 import pytest
 
-from retina_lab import benchmark
+from retina_lab import benchmark, cli
 from retina_lab.benchmark import Cell
 from retina_lab.datasets.manifests import project_root
 from retina_lab.models import MODELS, build_model, count_parameters
 
 
-def result(model="a", seed=0, dice=(0.8, 0.7), dataset="drive", budget=60.0, pooled=0.75):
+def result(
+    model="a", seed=0, dice=(0.8, 0.7), dataset="drive", budget=60.0, pooled=0.75, epochs=None
+):
     """The file of a cell, as far as the tables read it."""
     report = {
         "fov": {
@@ -22,7 +25,7 @@ def result(model="a", seed=0, dice=(0.8, 0.7), dataset="drive", budget=60.0, poo
     }  # fmt: skip
     return {
         "settings": {"model": model, "dataset": dataset, "seed": seed, "budget_seconds": budget,
-                     "parameters": 1234},
+                     "epochs": epochs, "parameters": 1234},
         "steps": 7, "seconds": {"train": 60.1}, "reports": {f"{dataset} official": report},
     }  # fmt: skip
 
@@ -144,6 +147,7 @@ def test_the_table_shows_median_and_range(written):
     written(
         *(result(seed=i, pooled=value) for i, value in enumerate((0.8, 0.83, 0.81))),
         result(seed=0, pooled=0.7, budget=300.0),
+        *(result(seed=i, budget=None, epochs=200) for i in range(2)),
     )
     lines = benchmark.markdown_table(benchmark.load("small-unet")).splitlines()
     assert lines[0].startswith("| network | parameters | trained on")
@@ -152,6 +156,7 @@ def test_the_table_shows_median_and_range(written):
         in (lines[2])
     )
     assert "| 300 s | drive, official test | 1 | 0.7000 | 0.7000 | 0.5000 | 0.5 |" in lines[3]
+    assert "| 200 epochs | drive, official test | 2 |" in lines[4]
 
 
 def test_floats_are_rounded_and_nothing_else():
@@ -200,3 +205,43 @@ def test_the_equal_budget_is_of_equal_size():
     counts.pop("w-net")  # the published network, as it is
     assert all(abs(count / small - 1) < 0.07 for count in counts.values()), counts
     assert set(benchmark.EQUAL_BUDGET_MODELS) <= set(MODELS)
+
+
+@pytest.mark.parametrize("name", benchmark.GRIDS)
+def test_the_commands_ask_for_what_the_grid_runs(name):
+    """What the command line makes of a cell's command is what ``run`` hands to ``fit``."""
+    parser = cli.build_parser()
+    for cell in benchmark.GRIDS[name]:
+        args = parser.parse_args(shlex.split(cell.commands()["train"])[1:])
+        asked = {**vars(args), "crop": args.crop or None}
+        assert (asked["model"], asked["dataset"], asked["split"], asked["seed"]) == (
+            cell.model, cell.dataset, cell.split, cell.seed,
+        )  # fmt: skip
+        for option, value in {**cell.how_long, **dict(cell.options)}.items():
+            assert asked[option] == value, option
+
+
+def test_every_full_size_network_has_its_papers_settings():
+    small = {name for name in MODELS if name.startswith(("small-", "medium-", "tiny-"))}
+    assert set(benchmark.PAPERS) == set(MODELS) - small
+    names = [cell.name for cell in benchmark.GRIDS["papers"]]
+    assert len(names) == len(set(names)) == 3 * 3 * (len(benchmark.PAPERS) - 1)
+
+
+def test_epochs_and_options_reach_the_training(grid, monkeypatch, tmp_path):
+    options = (("crop", None), ("batch_size", 3), ("loss", "bce"))
+    cell = Cell("tiny-unet", "phantom", "official", "1 epochs", 0, options=options)
+    monkeypatch.setitem(benchmark.GRIDS, "tiny", [cell])
+    seen = {}
+
+    def fit(model, train, val, **settings):
+        seen.update(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retina_lab.train.fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run_grid("tiny", tmp_path)
+    assert {k: seen[k] for k in ("epochs", "crop", "batch_size", "loss")} == {
+        "epochs": 1, "crop": None, "batch_size": 3, "loss": "bce",
+    }  # fmt: skip
+    assert "budget" not in seen
