@@ -34,6 +34,11 @@ def _check(logits: torch.Tensor, target: torch.Tensor, fov: torch.Tensor | None)
     return fov.to(target.dtype)
 
 
+def _precise(values: torch.Tensor) -> torch.Tensor:
+    """At least single precision: half a million pixels summed in bfloat16's 8 bits go astray."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def _mean_in_fov(values: torch.Tensor, fov: torch.Tensor) -> torch.Tensor:
     """Mean over the field of each image, then over the batch."""
     inside = fov.sum((1, 2, 3)).clamp(min=1)
@@ -146,9 +151,8 @@ def dice_loss(
     if smooth <= 0:
         raise ValueError(f"smooth must be positive, not {smooth}")
     fov = _check(logits, target, fov)
-    # Sums over half a million pixels overflow the 8 bits of a bfloat16 mantissa.
-    probability = torch.sigmoid(logits.float()) * fov
-    target = target.float() * fov
+    probability = torch.sigmoid(_precise(logits)) * fov
+    target = _precise(target) * fov
     overlap = (probability * target).sum((1, 2, 3))
     total = probability.sum((1, 2, 3)) + target.sum((1, 2, 3))
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
@@ -221,8 +225,8 @@ def soft_cldice_loss(
             f"not iterations={iterations}, smooth={smooth}"
         )
     fov = _check(logits, target, fov)
-    probability = torch.sigmoid(logits.float()) * fov
-    target = target.float() * fov
+    probability = torch.sigmoid(_precise(logits)) * fov
+    target = _precise(target) * fov
     predicted_line = soft_skeleton(probability, iterations)
     true_line = soft_skeleton(target, iterations)
 

@@ -473,6 +473,7 @@ def fit_synthesis(
     precision: str = "auto",
     judge: nn.Module | None = None,
     styles: torch.Tensor | None = None,
+    name: str | None = None,
     progress: bool = True,
     callback: Callable[[nn.Module, dict[str, float]], None] | None = None,
 ) -> SynthesisRun:
@@ -501,6 +502,8 @@ def fit_synthesis(
         judge: VGG-19 for the style transfer loss, see :func:`retina_lab.models.vgg.load_vgg19`.
         styles: (M, 3, S, S) in [0, 1], photographs whose style is wanted; those of the pairs if
             none are given.
+        name: what a recipe that is given as such is called; the name it has in ``SYNTHESIS``
+            otherwise.
         progress: show a bar.
         callback: called as ``callback(generator, row)`` at each check, the network in eval mode.
 
@@ -536,7 +539,7 @@ def fit_synthesis(
     torch.manual_seed(step_seed(seed, 0))
     networks = build_networks(recipe, pairs.size, width, grades)
     settings = {
-        "model": model if isinstance(model, str) else "synthesis",
+        "model": name or (model if isinstance(model, str) else recipe.makes),
         "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
         "parameters": {name: count_parameters(network) for name, network in networks.items()},
         "size": pairs.size,

@@ -26,10 +26,15 @@ FLAGS = (
 )
 
 
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no Chromium found: install one (Debian: apt-get install chromium) to run this test",
+)
+
+
 def needs_chromium(test):
     """Mark a test that drives a browser; it skips, and says so, where there is none."""
-    reason = "no Chromium found: install one (Debian: apt-get install chromium) to run this test"
-    return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason=reason)(test))
+    return pytest.mark.browser(NEEDS_CHROMIUM(test))
 
 
 @contextmanager

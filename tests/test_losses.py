@@ -126,21 +126,7 @@ def test_gradient_is_the_derivative(name):
     logits = torch.randn(2, 1, 5, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     target = (torch.rand(2, 1, 5, 6, generator=generator) < 0.4).double()
     fov = (torch.rand(2, 1, 5, 6, generator=generator) < 0.8).double()
-    if name in ("dice", "cldice"):
-        # They count in float32 on purpose: compare with a difference quotient instead.
-        loss = LOSSES[name](logits, target, fov)
-        (gradient,) = torch.autograd.grad(loss, logits)
-        step = 1e-2
-        for index in [(0, 0, 1, 2), (1, 0, 3, 4), (1, 0, 0, 0)]:
-            up, down = logits.detach().clone(), logits.detach().clone()
-            up[index] += step
-            down[index] -= step
-            quotient = (LOSSES[name](up, target, fov) - LOSSES[name](down, target, fov)) / (
-                2 * step
-            )
-            assert gradient[index].item() == pytest.approx(quotient.item(), abs=1e-3)
-    else:
-        assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, target, fov), (logits,))
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, target, fov), (logits,))
 
 
 @pytest.mark.parametrize("name", LOSSES)

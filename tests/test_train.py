@@ -295,7 +295,7 @@ def test_a_loss_that_is_not_a_number_stops_with_an_explanation(made_samples, tmp
     with pytest.raises(TrainingError, match=r"step 2 is not finite.*learning rate"):
         fit(Explosive(), made_samples, epochs=5, out=tmp_path, **QUICK)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
+    assert all(torch.isfinite(tensor).all() for tensor in saved["networks"]["network"].values())
     assert saved["step"] == 2
 
 
