@@ -29,6 +29,12 @@ BEGIN, END = "<!-- results: made by `python -m retina_lab.benchmark readme` -->"
 FIGURES = ("dice", "auc_roc", "average_precision", "cldice", "betti0_error")
 
 
+def length_of(text: str) -> dict[str, str | int]:
+    """``"200 epochs"`` or ``"5m"`` as the arguments ``epochs`` or ``budget`` of a training."""
+    number, _, unit = text.partition(" ")
+    return {"epochs": int(number)} if unit == "epochs" else {"budget": text}
+
+
 @dataclass(frozen=True)
 class Cell:
     """One training and its scores.
@@ -55,13 +61,14 @@ class Cell:
     def name(self) -> str:
         """File name of its result."""
         split, length = self.split.replace("/", "-"), self.length.replace(" ", "-")
-        return f"{self.model}-{self.dataset}-{split}-{length}-s{self.seed}"
+        adversary = dict(self.options).get("adversary")
+        network = f"{self.model}-vs-{adversary}" if adversary else self.model
+        return f"{network}-{self.dataset}-{split}-{length}-s{self.seed}"
 
     @property
     def how_long(self) -> dict[str, str | int]:
         """The same for :func:`retina_lab.train.fit`: ``budget`` or ``epochs``."""
-        number, _, unit = self.length.partition(" ")
-        return {"epochs": int(number)} if unit == "epochs" else {"budget": self.length}
+        return length_of(self.length)
 
     @property
     def tests(self) -> tuple[tuple[str, str], ...]:
@@ -126,11 +133,14 @@ PAPERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     **dict.fromkeys(("rsan-backbone", "rsan-dropblock", "rsan"), ("200 epochs", RSAN)),
     "rsan-chase": ("150 epochs", {**RSAN, "batch_size": 1}),
-    "v-gan": ("400 epochs", {**V_GAN, "adversary": "image"}),
+    "v-gan": ("400 epochs", V_GAN),
     "m-cam-gan": ("1112 epochs", M_CAM_GAN),  # 10,000 steps on DRIVE's 18 images, two a step
     "w-net": ("1000 epochs", W_NET),
 }
 """How long the full-size networks are trained, and with which settings, by their sources."""
+
+ADVERSARIES = ("pixel", "patch-2", "patch-1", "image")
+"""MI-GAN's and V-GAN's, by how much a verdict sees."""
 
 DRIVE, CHASE, STARE = ("drive", "official"), ("chase_db1", "20/8"), ("stare", "10/10")
 PHANTOM = ("phantom", "official")
@@ -149,6 +159,12 @@ GRIDS: dict[str, list[Cell]] = {
         for data, seed in ((DRIVE, 0), (CHASE, 0), (DRIVE, 1))
         for model in EQUAL_BUDGET_MODELS
     ],
+    # MI-GAN's question at class size: is a network better for having had an opponent?
+    "adversaries": [
+        Cell("small-unet", *DRIVE, "4m", seed, options=options)
+        for seed in range(2)
+        for options in ((), *((("adversary", name),) for name in ADVERSARIES))
+    ],
     # The full-size networks by their papers' settings. Hours a cell on a GPU, days without one.
     "papers": [
         Cell(model, *data, length, seed, options=tuple(options.items()))
@@ -156,6 +172,19 @@ GRIDS: dict[str, list[Cell]] = {
         for data in (DRIVE, STARE, CHASE)
         for model, (length, options) in PAPERS.items()
         if model != ("rsan" if data == CHASE else "rsan-chase")
+    ]
+    # MI-GAN's table 1: the same generator against each of its discriminators.
+    + [
+        Cell(
+            "v-gan",
+            *data,
+            PAPERS["v-gan"][0],
+            seed,
+            options=(*V_GAN.items(), ("adversary", adversary)),
+        )
+        for seed in range(3)
+        for data in (DRIVE, STARE)
+        for adversary in ADVERSARIES
     ],
 }
 
@@ -291,10 +320,10 @@ def load(grid: str) -> pd.DataFrame:
     """The figures of a grid, one row for each cell and test set.
 
     Returns:
-        A frame with the columns ``model``, ``dataset`` and ``split`` (scored on),
-        ``trained_on``, ``seed``, ``budget_seconds`` or ``epochs``, ``parameters``, ``steps``,
-        ``train_seconds``, ``threshold``, ``dice``, ``dice_low``, ``dice_high`` (95 % bootstrap
-        interval over images), ``auc_roc``, ``average_precision``, ``cldice`` and
+        A frame with the columns ``model``, ``adversary`` ("" for none), ``dataset`` and ``split``
+        (scored on), ``trained_on``, ``seed``, ``budget_seconds`` or ``epochs``, ``parameters``,
+        ``steps``, ``train_seconds``, ``threshold``, ``dice``, ``dice_low``, ``dice_high`` (95 %
+        bootstrap interval over images), ``auc_roc``, ``average_precision``, ``cldice`` and
         ``betti0_error``: pooled over the pixels in the field of view, or the mean over images
         where pooling has no meaning.
     """
@@ -312,6 +341,7 @@ def load(grid: str) -> pd.DataFrame:
             rows.append(
                 {
                     "model": settings["model"],
+                    "adversary": (settings.get("adversary") or {}).get("discriminator", ""),
                     "dataset": dataset,
                     "split": split,
                     "trained_on": settings["dataset"],
@@ -328,7 +358,7 @@ def load(grid: str) -> pd.DataFrame:
                 }
             )
     columns = [
-        "model", "dataset", "split", "trained_on", "seed", "budget_seconds", "epochs",
+        "model", "adversary", "dataset", "split", "trained_on", "seed", "budget_seconds", "epochs",
         "parameters", "steps", "train_seconds", "threshold", "dice", "dice_low", "dice_high",
         "auc_roc", "average_precision", "cldice", "betti0_error",
     ]  # fmt: skip
@@ -379,8 +409,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         f"{row.budget_seconds:g} s" if pd.notna(row.budget_seconds) else f"{row.epochs:g} epochs"
         for row in rows.itertuples()
     ]
+    network = rows["model"] + np.where(rows["adversary"] == "", "", " vs " + rows["adversary"])
     keys = ["model", "trained_on", "length", "dataset", "split"]
-    groups = rows.assign(length=length).groupby(keys, sort=False)
+    groups = rows.assign(length=length, model=network).groupby(keys, sort=False)
     table = groups.agg(parameters=("parameters", "first"), seeds=("seed", "count"))
     for name in ("dice", "auc_roc", "cldice", "betti0_error"):
         places = 1 if name == "betti0_error" else 4

@@ -335,6 +335,12 @@ def _models(args: argparse.Namespace) -> int:
             f"{row['name']:{width}}  {row['trainable_parameters']:>12,}  "
             f"{row['total_parameters']:>12,}  {row['source']}"
         )
+    from retina_lab.synthesis import SYNTHESIS
+
+    makes = {"trees": "trees", "fundus": "photographs", "both": "trees and photographs"}
+    print(f"\n{'synthesis':{width}}  {'makes':26}  source")
+    for name, recipe in SYNTHESIS.items():
+        print(f"{name:{width}}  {makes[recipe.makes]:26}  {recipe.source}")
     return 0
 
 

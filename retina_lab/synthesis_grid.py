@@ -22,16 +22,23 @@ import pandas as pd
 import torch
 
 from retina_lab import judge
-from retina_lab.benchmark import between_markers, rounded
-from retina_lab.datasets import open_split
+from retina_lab.benchmark import between_markers, length_of, rounded
+from retina_lab.datasets import open_dataset, open_split
 from retina_lab.datasets.manifests import project_root
 from retina_lab.datasets.phantom import make_phantom
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.loop import RECORD, versions, write_atomically
-from retina_lab.pairs import TreePairs, make_pairs
+from retina_lab.models.vgg import load_vgg19
+from retina_lab.pairs import TreePairs, make_pairs, segmented_trees
 from retina_lab.sampling import draw_trees, make_samples, random_codes
 from retina_lab.synthesis import BANNER, SynthesisRun, find_recipe, fit_synthesis, load_synthesis
-from retina_lab.weights import find_synthesis, list_synthesis, ship_synthesis
+from retina_lab.weights import (
+    find_synthesis,
+    list_synthesis,
+    load_shipped,
+    ship_synthesis,
+    shipped_for,
+)
 
 BEGIN = "<!-- synthesis: made by `python -m retina_lab.synthesis_grid table` -->"
 END = "<!-- end -->"
@@ -47,12 +54,13 @@ class Planned:
     Attributes:
         model: name in :data:`retina_lab.synthesis.SYNTHESIS`.
         data: ``"phantoms"`` (new ones), or (dataset, split) pairs whose training images serve.
-        length: time budget such as ``"10m"``.
+        length: time budget such as ``"10m"``, or ``"200 epochs"``.
         trees: name of the shipped model whose trees it paints when it is judged.
         size: side in pixels.
         width: channels of the first layer.
         phantoms: how many new ones.
         recipe: what differs from the model's own recipe.
+        batch_size: pairs a step.
         seed: of the training.
     """
 
@@ -64,18 +72,23 @@ class Planned:
     width: int = 16
     phantoms: int = 600
     recipe: tuple[tuple[str, Any], ...] = ()
+    batch_size: int = 8
     seed: int = 0
 
     @property
     def name(self) -> str:
-        """Name of the shipped weights."""
+        """Name of the shipped weights, and of the folder of a run."""
         where = self.data if isinstance(self.data, str) else "-".join(d for d, _ in self.data)
-        return f"{self.model}-{where}"
+        if self not in PAPERS:
+            return f"{self.model}-{where}"
+        latent = dict(self.recipe).get("latent")
+        return f"{self.model}{f'-{latent}' if latent else ''}-{where}-{self.size}"
 
     @property
     def command(self) -> str:
         """What trains and ships it."""
-        return f"python -m retina_lab.synthesis_grid run --only {self.name}"
+        papers = " --papers" if self in PAPERS else ""
+        return f"python -m retina_lab.synthesis_grid run{papers} --only {self.name}"
 
 
 # BCE and not the report's L1: half of a thin vessel's pixels are uncertain, and the median of an
@@ -93,6 +106,29 @@ PLAN = (
 )
 
 
+MESSIDOR = (("messidor", ""),)
+# The sources' own sizes, widths and settings; hours each on a GPU. They are trained and kept in
+# their folders, not shipped.
+PAPERS = (
+    *(
+        Planned(model, MESSIDOR, "2000 epochs", size=256, width=64, batch_size=30,
+                recipe=(("latent", latent), ("code_hidden", ())))
+        for model in ("aae", "aae-ls", "dual-aae")
+        for latent in (16, 32, 64, 128, 256)
+    ),
+    Planned("vae", MESSIDOR, "2000 epochs", size=256, width=64, batch_size=30),
+    Planned("pix2pix", MESSIDOR, "200 epochs", size=256, width=64, batch_size=1),
+    Planned("pix2pix-grade", "phantoms", "200 epochs", size=512, width=64, phantoms=2000,
+            batch_size=1),
+    Planned("end-to-end", MESSIDOR, "200 epochs", size=256, width=64),
+    *(
+        Planned(model, data, "2000 epochs", size=512, width=64, batch_size=1)
+        for model in ("mi-gan", "mi-gan-style")
+        for data in ((("drive", "official"),), (("stare", "10/10"),))
+    ),
+)  # fmt: skip
+
+
 def results_folder() -> Path:
     """Where the judgements are kept."""
     return (project_root() or Path.cwd()) / "data" / "results" / "synthesis"
@@ -107,35 +143,42 @@ def new_phantoms(number: int, size: int) -> list[FundusSample]:
 
 
 def training_pairs(plan: Planned) -> TreePairs:
-    """What a planned model learns from."""
+    """What a planned model learns from; trees that nobody has drawn come from a network of ours."""
     if isinstance(plan.data, str):
         return make_pairs(new_phantoms(plan.phantoms, plan.size), plan.size)
     samples = [
-        sample for dataset, split in plan.data for sample in open_split(dataset, split).train
+        sample
+        for dataset, split in plan.data
+        for sample in (open_split(dataset, split).train if split else open_dataset(dataset))
     ]
-    return make_pairs(samples, plan.size)
+    if all(sample.vessels is not None for sample in samples):
+        return make_pairs(samples, plan.size)
+    network = shipped_for(plan.data[0][0])
+    source = f"{network.settings['model']} trained on {network.settings['dataset']}"
+    return make_pairs(samples, plan.size, segmented_trees(network, samples), source)
 
 
 def run_plan(plan: Planned, runs: Path, device: str = "auto") -> SynthesisRun | None:
-    """Train and ship one model, unless it is shipped already; None if it was interrupted."""
+    """Train one model, and ship it unless it is full-size; None if it was interrupted.
+
+    What is shipped already, or finished in its folder, is not trained again.
+    """
     if plan.name in list_synthesis():
         return find_synthesis(plan.name)
     folder = runs / plan.name
-    if (folder / RECORD).exists():
-        run = load_synthesis(folder)
-        if run.interrupted:
-            run = None
-    else:
-        run = None
-    if run is None:
+    run = load_synthesis(folder) if (folder / RECORD).exists() else None
+    if run is None or run.interrupted:
         recipe = replace(find_recipe(plan.model), **dict(plan.recipe))
+        judge = load_vgg19() if recipe.style else None
         run = fit_synthesis(
-            recipe, training_pairs(plan), budget=plan.length, seed=plan.seed, width=plan.width,
-            batch_size=8, out=folder, device=device, name=plan.model,
+            recipe, training_pairs(plan), **length_of(plan.length), seed=plan.seed, judge=judge,
+            width=plan.width, batch_size=plan.batch_size, out=folder, device=device,
+            name=plan.model,
         )  # fmt: skip
     if run.interrupted:
         return None
-    ship_synthesis(plan.name, folder, plan.command)
+    if plan not in PAPERS:
+        ship_synthesis(plan.name, folder, plan.command)
     return run
 
 
@@ -203,8 +246,6 @@ def nearness(made: np.ndarray, known: np.ndarray) -> dict[str, float]:
 
 def judge_photographs(made: list[FundusSample], learned: TreePairs) -> dict[str, Any]:
     """Nearness, variety, kernel distance and agreement of painted photographs."""
-    from retina_lab.weights import load_shipped
-
     # A network that has seen none of these pictures and no synthetic one.
     network = load_shipped("small-unet-phantom")
     real = samples_of(learned)
@@ -373,10 +414,14 @@ def main(argv: list[str] | None = None) -> int:
         one.add_argument("--only", default="", help="models whose name contains this")
         one.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
         one.add_argument("--device", default="auto")
+        if verb == "run":
+            one.add_argument(
+                "--papers", action="store_true", help="the full-size ones, which want a GPU"
+            )
     verbs.add_parser("table", help="write the judgements into book/synthesis.md")
     args = parser.parse_args(argv)
     if args.verb == "run":
-        for plan in PLAN:
+        for plan in PAPERS if args.papers else PLAN:
             if args.only in plan.name:
                 print(plan.name, flush=True)
                 if run_plan(plan, args.runs, args.device) is None:

@@ -225,7 +225,23 @@ def test_every_full_size_network_has_its_papers_settings():
     small = {name for name in MODELS if name.startswith(("small-", "medium-", "tiny-"))}
     assert set(benchmark.PAPERS) == set(MODELS) - small
     names = [cell.name for cell in benchmark.GRIDS["papers"]]
-    assert len(names) == len(set(names)) == 3 * 3 * (len(benchmark.PAPERS) - 1)
+    assert len(names) == 3 * 3 * (len(benchmark.PAPERS) - 1) + 3 * 2 * 4
+
+
+@pytest.mark.parametrize("name", benchmark.GRIDS)
+def test_no_two_cells_share_a_file(name):
+    names = [cell.name for cell in benchmark.GRIDS[name]]
+    assert len(set(names)) == len(names)
+
+
+def test_an_adversary_is_part_of_the_network_in_tables(written):
+    fought = result()
+    fought["settings"]["adversary"] = {"discriminator": "image", "weight": 0.1}
+    written(result(), fought)
+    rows = benchmark.load("small-unet")
+    assert rows["adversary"].tolist() == ["", "image"]
+    lines = benchmark.markdown_table(rows).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| `a`", "| `a vs image`"]
 
 
 def test_epochs_and_options_reach_the_training(grid, monkeypatch, tmp_path):

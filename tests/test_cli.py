@@ -177,7 +177,9 @@ def test_a_wrong_command_line_is_status_2(argv, capsys):
 
 def test_models(capsys):
     assert cli.main(["models"]) == 0
-    assert "31,039,425" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "31,039,425" in printed
+    assert "end-to-end" in printed
     assert cli.main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["unet"]["trainable_parameters"] == 31_039_425

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from retina_lab import synthesis_grid, weights
-from retina_lab.synthesis import find_recipe
-from retina_lab.synthesis_grid import PLAN, Planned
+from retina_lab.synthesis import SYNTHESIS, find_recipe
+from retina_lab.synthesis_grid import PAPERS, PLAN, Planned
 from retina_lab.weights import find_synthesis, list_synthesis
 
 
@@ -35,6 +35,16 @@ def test_the_plan_holds_together():
             source = next(p for p in PLAN if p.name == plan.trees)
             assert source.size == plan.size
             assert names.index(plan.trees) < names.index(plan.name)
+
+
+def test_the_papers_sizes_stand_beside_the_shipped_ones():
+    names = [plan.name for plan in (*PLAN, *PAPERS)]
+    assert len(set(names)) == len(names)
+    assert {plan.size for plan in PAPERS} == {256, 512}
+    sweep = [dict(plan.recipe)["latent"] for plan in PAPERS if plan.model == "aae"]
+    assert sweep == [16, 32, 64, 128, 256]
+    assert {plan.model for plan in PAPERS} == set(SYNTHESIS)
+    assert PAPERS[0].command.endswith("run --papers --only aae-16-messidor-256")
 
 
 def test_new_phantoms_are_in_no_dataset():
