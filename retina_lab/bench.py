@@ -272,19 +272,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(record: dict) -> str:
-    """The rows as a table in Markdown, with ratios to ``unet`` at the same size and precision."""
+    """The rows as a table in Markdown, with ratios to ``unet`` at the same size and precision.
+
+    The precision has a column of its own only if there are several.
+    """
+    mixed = len({row["precision"] for row in record["rows"]}) > 1
     reference = {
         (row["size"], row["precision"]): row
         for row in record["rows"]
         if row["model"] == "unet" and "error" not in row
     }
     lines = [
-        "| network | side | precision | parameters | G mult-adds | s/image | s/step | × unet "
-        "| GiB |" + (" of peak |" if record["peak_multiply_adds"] else ""),
-        "|---|" + "--:|---|" + "--:|" * (7 if record["peak_multiply_adds"] else 6),
+        "| network | side |"
+        + (" precision |" if mixed else "")
+        + " parameters | G mult-adds | s/image | s/step | × unet | GiB |"
+        + (" of peak |" if record["peak_multiply_adds"] else ""),
+        "|---|--:|" + "---|" * mixed + "--:|" * (7 if record["peak_multiply_adds"] else 6),
     ]
     for row in record["rows"]:
-        start = f"| `{row['model']}` | {row['size']} | {row['precision']} | "
+        start = f"| `{row['model']}` | {row['size']} | "
+        if mixed:
+            start += f"{row['precision']} | "
         if "error" in row:
             lines.append(f"{start}{row['error']} |")
             continue
@@ -313,8 +321,9 @@ def write_table() -> int:
     page, tables = root / "book" / "costs.md", []
     for path in sorted((root / "data" / "results").glob("bench-*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
+        precisions = ", ".join(sorted({row["precision"] for row in record["rows"]}))
         tables.append(
-            f"**{record['device']}**, {record['cores']} cores, torch "
+            f"**{record['device']}**, {record['cores']} cores, {precisions}, torch "
             f"{record['versions']['torch']}, {record['when'][:10]}\n\n{table(record)}"
         )
     text = page.read_text(encoding="utf-8")
