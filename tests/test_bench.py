@@ -21,7 +21,7 @@ def test_it_measures_writes_and_goes_on(tmp_path, capsys):
     assert large["multiply_adds"] == 4 * small["multiply_adds"]
     assert small["parameters"] == large["parameters"] == 7629
     assert large["peak_bytes"] is None or large["peak_bytes"] > 0
-    assert "| `tiny-unet` | 64 | float32 | 7,629 |" in capsys.readouterr().out
+    assert "| `tiny-unet` | 64 | 7,629 |" in capsys.readouterr().out
 
 
 def test_multiply_adds_of_one_convolution():
@@ -62,10 +62,19 @@ def test_the_table_shows_ratios_to_the_full_unet_at_the_same_size():
         {"model": "unet", "size": 512, "precision": "float32", "error": "out of memory"},
     ]
     lines = bench.table({"rows": rows, "peak_multiply_adds": None}).splitlines()
-    assert lines[2] == "| `unet` | 256 | float32 | 1,000 | 1.00 | 0.25 | 2 | 1 | 1.00 |"
+    assert lines[2] == "| `unet` | 256 | 1,000 | 1.00 | 0.25 | 2 | 1 | 1.00 |"
     assert lines[3].endswith("| 5 | 2.5 | 1.00 |")
     assert lines[4].endswith("| 5 | – | 1.00 |")
-    assert lines[5] == "| `unet` | 512 | float32 | out of memory |"
+    assert lines[5] == "| `unet` | 512 | out of memory |"
+
+
+def test_several_precisions_have_a_column():
+    rows = [row("unet", 256, 2.0), row("unet", 256, 1.0, precision="bfloat16")]
+    lines = bench.table({"rows": rows, "peak_multiply_adds": None}).splitlines()
+    assert lines[0].startswith("| network | side | precision | parameters |")
+    assert lines[2].startswith("| `unet` | 256 | float32 | 1,000 |")
+    assert lines[3].startswith("| `unet` | 256 | bfloat16 | 1,000 |")
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
@@ -97,7 +106,7 @@ def test_the_book_shows_the_committed_measurements(tmp_path, monkeypatch):
     (tmp_path / "data" / "results" / "bench-cpu.json").write_text(json.dumps(record))
     monkeypatch.setattr(bench, "project_root", lambda: tmp_path)
     assert bench.main(["table"]) == 0
-    assert "**made up**, 2 cores, torch 9, 2026-01-02" in page.read_text()
+    assert "**made up**, 2 cores, float32, torch 9, 2026-01-02" in page.read_text()
     assert "| `unet` | 256 |" in page.read_text()
 
 
