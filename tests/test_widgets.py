@@ -16,9 +16,10 @@ from retina_lab import metrics, plots, widgets
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.models import DropBlock2d
 from retina_lab.models.deformable import bilinear_sample, bilinear_sample_by_hand
+from retina_lab.models.discriminators import build_discriminator
 from retina_lab.models.receptive_field import receptive_field
 from retina_lab.preprocess import to_batch
-from retina_lab.widgets import bilinear
+from retina_lab.widgets import bilinear, discriminator
 from retina_lab.widgets.base import reduced
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -37,6 +38,7 @@ def made_sample(seed=0, height=60, width=64):
 SAMPLES = [made_sample(0), made_sample(1)]
 PROBABILITY = np.random.default_rng(0).random(SAMPLES[0].size).astype(np.float32) ** 2
 PROBABILITY[SAMPLES[0].vessels] **= 0.3
+LARGE = made_sample(0, height=300, width=320)
 DROP_MAPS = {"green": SAMPLES[0].image[..., 1] / 255.0, "noise": PROBABILITY}
 
 
@@ -238,6 +240,7 @@ EXPLORERS = {
     "augmentation": lambda: widgets.explore_augmentation(SAMPLES),
     "bilinear": widgets.explore_bilinear,
     "dilation": lambda: widgets.explore_dilation(SAMPLES[0], (30, 32)),
+    "discriminator": lambda: widgets.explore_discriminator(LARGE),
     "dropblock": lambda: widgets.explore_dropblock(DROP_MAPS),
     "phantom": lambda: widgets.explore_phantom(1),
 }
@@ -246,6 +249,7 @@ RENDERERS = {
     "augmentation": lambda **values: widgets.render_augmentation(SAMPLES, **values),
     "bilinear": widgets.render_bilinear,
     "dilation": lambda **values: widgets.render_dilation(SAMPLES[0], (30, 32), **values),
+    "discriminator": lambda **values: widgets.render_discriminator(LARGE, **values),
     "dropblock": lambda channel, **values: widgets.render_dropblock(DROP_MAPS[channel], **values),
     "phantom": lambda **values: widgets.render_phantom(size=96, **values),
 }
@@ -254,6 +258,7 @@ DESCRIBERS = {
     "augmentation": lambda **values: widgets.describe_augmentation(SAMPLES, **values),
     "bilinear": widgets.describe_bilinear,
     "dilation": lambda **values: widgets.describe_dilation(SAMPLES[0], (30, 32), **values),
+    "discriminator": lambda **values: widgets.describe_discriminator(LARGE, **values),
     "dropblock": lambda channel, **values: widgets.describe_dropblock(DROP_MAPS[channel], **values),
     "phantom": lambda **values: widgets.describe_phantom(size=96, **values),
 }
@@ -274,7 +279,10 @@ def test_every_end_of_every_slider_can_be_drawn(name):
     assert len(pictures) > len(explorer.controls)  # the sliders do something
 
 
-@pytest.mark.parametrize("name", ["threshold", "augmentation", "bilinear", "dilation", "dropblock"])
+@pytest.mark.parametrize(
+    "name",
+    ["threshold", "augmentation", "bilinear", "dilation", "discriminator", "dropblock"],
+)
 def test_explorers_answer_their_sliders(name):
     explorer = EXPLORERS[name]()
     for control in explorer.controls.values():
@@ -289,7 +297,13 @@ def test_explorers_answer_their_sliders(name):
 
 @pytest.mark.parametrize(
     ("name", "states"),
-    [("threshold", 21), ("augmentation", 42), ("dilation", 20), ("dropblock", 25)],
+    [
+        ("threshold", 21),
+        ("augmentation", 42),
+        ("dilation", 20),
+        ("discriminator", 28),
+        ("dropblock", 25),
+    ],
 )
 def test_static_pages_of_explorers(name, states):
     text = EXPLORERS[name]().static_html()
@@ -440,6 +454,86 @@ def test_the_dilation_explorer_stays_in_the_photograph():
     with pytest.raises(ValueError, match=r"\(60, 0\) is not in made 0"):
         widgets.explore_dilation(SAMPLES[0], (60, 0))
     assert widgets.explore_dilation(SAMPLES[0], (0, 0)).errors.outputs == ()
+
+
+# ------------------------------------------------------------------------- discriminator
+
+
+@pytest.mark.parametrize(
+    ("judge", "grid", "place", "rows", "columns"),
+    [
+        # on 300×320 pixels, for the place in row 100, column 200
+        ("pixel", (300, 320), (100, 200), (97, 104), (197, 204)),
+        ("patch-2", (37, 40), (12, 25), (69, 130), (173, 234)),  # steps of 8, fields 61 from −27
+        ("patch-1", (4, 5), (1, 3), (-175, 362), (-47, 490)),  # steps of 64, 537 from −239
+        ("image", (1, 1), (0, 0), (0, 300), (0, 320)),
+        ("cam C0", (300, 320), (100, 200), (98, 103), (198, 203)),
+        ("cam C1", (15, 17), (4, 11), (33, 159), (145, 271)),  # steps of 16, 126 from −31
+        ("cam C2", (6, 7), (1, 4), (-31, 223), (65, 319)),  # steps of 32, 254 from −63
+    ],
+)
+def test_which_verdict_sees_what(judge, grid, place, rows, columns):
+    seen = widgets.sight(judge, (300, 320), (100, 200))
+    assert (seen.grid, seen.place) == (grid, place)
+    assert seen.window == (range(*rows), range(*columns))
+
+
+class Verdict(torch.nn.Module):
+    """One of a discriminator's outputs as a function of the stacked pair."""
+
+    def __init__(self, name, which):
+        super().__init__()
+        self.discriminator, self.which = build_discriminator(name, 1), which
+
+    def forward(self, x):
+        return self.discriminator(x[:, :3], x[:, 3:])[self.which]
+
+
+@pytest.mark.parametrize(
+    ("judge", "name", "which"), [("patch-2", "patch-2", 0), ("cam C1", "multi-scale-cam", 3)]
+)
+def test_the_discriminator_explorer_sees_what_the_discriminator_sees(judge, name, which):
+    size = (160, 176)
+    seen = widgets.sight(judge, size, (30, 120))
+    field = receptive_field(Verdict(name, which), size, seen.place, channels=4)
+    for axis, expected in enumerate(seen.window):
+        found = field.any(axis=1 - axis).nonzero()[0][[0, -1]].tolist()
+        assert found == [max(0, expected.start), min(size[axis], expected.stop) - 1]
+
+
+@pytest.mark.parametrize("judge", discriminator.JUDGES)
+def test_the_words_of_the_discriminator_explorer(judge):
+    seen = widgets.sight(judge, LARGE.size, (0.5 * 299, 0.3 * 319))
+    text = widgets.describe_discriminator(LARGE, judge, 50, 30)
+    assert text.startswith(f"{judge}: ")
+    if judge != "image":
+        assert f"{seen.grid[1]}×{seen.grid[0]} verdicts on made 0 (320×300)" in text
+    assert f"sees {len(seen.window[1])}×{len(seen.window[0])} pixels" in text
+    beyond = any(
+        part.start < 0 or part.stop > side
+        for part, side in zip(seen.window, LARGE.size, strict=True)
+    )
+    assert ("lie in the photograph" in text) == beyond
+
+
+def test_what_lies_beyond_the_photograph_is_grey():
+    figure = widgets.render_discriminator(LARGE, "patch-2", 0, 0)
+    photo, label, seen_photo, seen_label = (axes.images[0].get_array() for axes in figure.axes)
+    assert photo.shape == label.shape == (300, 320, 3)
+    assert seen_photo.shape == seen_label.shape == (61, 61, 3)
+    grey = tuple(bytes.fromhex(plots.OUTSIDE[1:]))
+    assert (np.asarray(seen_photo)[:27] == grey).all()  # the first field begins 27 pixels above
+    assert np.array_equal(np.asarray(seen_photo)[27:, 27:], LARGE.image[:34, :34])
+
+
+def test_the_discriminator_explorer_names_what_is_wrong():
+    blank = FundusSample("blank", LARGE.image, LARGE.fov)
+    with pytest.raises(ValueError, match="blank has no vessel labels"):
+        widgets.explore_discriminator(blank)
+    with pytest.raises(ValueError, match="made 0 is 64×60; the discriminators need at least 128"):
+        widgets.explore_discriminator(SAMPLES[0])
+    with pytest.raises(ValueError, match="no discriminator 'patch'"):
+        widgets.sight("patch", (300, 320), (0, 0))
 
 
 # ---------------------------------------------------------------------------- DropBlock

@@ -47,6 +47,7 @@ LIVE = {
     "bilinear": "widgets.explore_bilinear()",
     "threshold": "widgets.explore_threshold(samples[0], probability)",
     "dilation": "widgets.explore_dilation(samples[0], (30, 32))",
+    "discriminator": "widgets.explore_discriminator(samples[0])",
     "dropblock": "widgets.explore_dropblock({'green': samples[0].image[32:96, 32:96, 1] / 255})",
 }
 # This one carries HTML too, as it would in the book: Lab must prefer the live widget.

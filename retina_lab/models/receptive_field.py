@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,25 +27,38 @@ POINTWISE = (
 )
 
 
-def field_by_formula(chain: nn.Module) -> tuple[int, int]:
-    """The extent of the receptive field of a plain chain of convolutions and poolings.
+class View(NamedTuple):
+    """What the outputs of a chain of layers see; (rows, columns) each, in pixels of the input.
+
+    Attributes:
+        extent: of the receptive field, the same for every output.
+        step: from the field of one output to that of the next.
+        start: where the field of the first output begins; negative in the padding.
+    """
+
+    extent: tuple[int, int]
+    step: tuple[int, int]
+    start: tuple[int, int]
+
+
+def view_by_formula(chain: nn.Module) -> View:
+    """Where the receptive fields of a plain chain of convolutions and poolings lie.
 
     Each layer adds (kernel − 1) · dilation steps on its own grid, and a step on its grid is as
     long as the product of the strides before it (Araujo et al. 2019, equation 2):
 
         side = 1 + Σ (kernel − 1) · dilation · (product of the strides before)
 
+    Its padding moves the first field outwards by as many of these steps.
+
     Args:
         chain: a layer, or an ``nn.Sequential`` of layers, nested or not.
-
-    Returns:
-        (rows, columns) in pixels of the input.
 
     Raises:
         ValueError: if a layer is neither a convolution, a pooling nor pixel by pixel; the
             message names it.
     """
-    extent, step = [1, 1], [1, 1]
+    extent, step, start = [1, 1], [1, 1], [0, 0]
     for layer in _in_order(chain):
         if isinstance(layer, POINTWISE):
             continue
@@ -55,10 +69,23 @@ def field_by_formula(chain: nn.Module) -> tuple[int, int]:
             )
         kernel, stride = _pair(layer.kernel_size), _pair(layer.stride)
         dilation = _pair(getattr(layer, "dilation", 1))
+        reach = tuple((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
+        padding = {"valid": (0, 0), "same": (reach[0] // 2, reach[1] // 2)}.get(
+            layer.padding, layer.padding
+        )
         for axis in range(2):
-            extent[axis] += (kernel[axis] - 1) * dilation[axis] * step[axis]
+            extent[axis] += reach[axis] * step[axis]
+            start[axis] -= _pair(padding)[axis] * step[axis]
             step[axis] *= stride[axis]
-    return extent[0], extent[1]
+    return View(*((row, column) for row, column in (extent, step, start)))
+
+
+def field_by_formula(chain: nn.Module) -> tuple[int, int]:
+    """The extent of the receptive field of a plain chain, (rows, columns) in pixels of the input.
+
+    See :func:`view_by_formula`.
+    """
+    return view_by_formula(chain).extent
 
 
 def receptive_field(

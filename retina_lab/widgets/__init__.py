@@ -22,6 +22,12 @@ from retina_lab.widgets.dilation import (
     explore_dilation,
     render_dilation,
 )
+from retina_lab.widgets.discriminator import (
+    describe_discriminator,
+    explore_discriminator,
+    render_discriminator,
+    sight,
+)
 from retina_lab.widgets.dropblock import (
     describe_dropblock,
     drop_blocks,
@@ -45,6 +51,7 @@ __all__ = [
     "describe_augmentation",
     "describe_bilinear",
     "describe_dilation",
+    "describe_discriminator",
     "describe_dropblock",
     "describe_phantom",
     "describe_threshold",
@@ -52,6 +59,7 @@ __all__ = [
     "explore_augmentation",
     "explore_bilinear",
     "explore_dilation",
+    "explore_discriminator",
     "explore_dropblock",
     "explore_phantom",
     "explore_threshold",
@@ -59,7 +67,9 @@ __all__ = [
     "render_augmentation",
     "render_bilinear",
     "render_dilation",
+    "render_discriminator",
     "render_dropblock",
     "render_phantom",
     "render_threshold",
+    "sight",
 ]

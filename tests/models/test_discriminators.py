@@ -11,7 +11,12 @@ from retina_lab.models.discriminators import (
     MultiScaleCAMDiscriminator,
     build_discriminator,
 )
-from retina_lab.models.receptive_field import extent, field_by_formula, receptive_field
+from retina_lab.models.receptive_field import (
+    extent,
+    field_by_formula,
+    receptive_field,
+    view_by_formula,
+)
 
 
 def pair(height, width, count=1):
@@ -44,6 +49,14 @@ def test_fields_and_grids(name, side, v_gan, mi_gan):
     for size, grid in ((640, v_gan), (512, mi_gan)):
         (verdict,) = discriminator(*pair(size, size))
         assert verdict.shape == (1, 1, *grid)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "start"), [("pixel", 1, -3), ("patch-2", 8, -27), ("patch-1", 64, -239)]
+)
+def test_where_the_fields_lie(name, step, start):
+    view = view_by_formula(build_discriminator(name, width=1).trunk)
+    assert (view.step, view.start) == ((step, step), (start, start))
 
 
 @pytest.mark.parametrize(("name", "side"), [("pixel", 7), ("patch-2", 61)])

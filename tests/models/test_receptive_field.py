@@ -13,6 +13,7 @@ from retina_lab.models.receptive_field import (
     field_by_formula,
     input_gradient,
     receptive_field,
+    view_by_formula,
 )
 
 
@@ -52,6 +53,24 @@ def test_chains_by_hand_by_formula_and_by_gradient(name, normalised):
     network = chain(*layers, normalised=normalised)
     assert field_by_formula(network) == (side, side)
     assert extent(receptive_field(network, 96)) == (side, side)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_where_the_fields_lie_by_formula_and_by_gradient(name):
+    layers, side = CHAINS[name]
+    network = chain(*layers)
+    view = view_by_formula(network)
+    place = network(torch.zeros(1, 3, 192, 160)).shape[-1] // 2
+    seen = receptive_field(network, (192, 160), at=(place, place))
+    for axis in range(2):
+        first = view.start[axis] + place * view.step[axis]
+        assert np.flatnonzero(seen.any(axis=1 - axis))[[0, -1]].tolist() == [first, first + side - 1]
+
+
+@pytest.mark.parametrize(("padding", "start"), [("valid", 0), ("same", -4), (3, -3), ((1, 2), -1)])
+def test_padding_in_words_and_numbers(padding, start):
+    view = view_by_formula(nn.Conv2d(1, 1, 5, padding=padding, dilation=2))
+    assert (view.extent, view.step, view.start[0]) == ((9, 9), (1, 1), start)
 
 
 @settings(max_examples=25, deadline=None)
