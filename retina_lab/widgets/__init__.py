@@ -29,6 +29,7 @@ from retina_lab.widgets.dropblock import (
     guess_from_nearest,
     render_dropblock,
 )
+from retina_lab.widgets.noise import describe_noise, explore_noise, paint_often, render_noise
 from retina_lab.widgets.phantom import describe_phantom, explore_phantom, render_phantom
 from retina_lab.widgets.threshold import (
     describe_threshold,
@@ -46,6 +47,7 @@ __all__ = [
     "describe_bilinear",
     "describe_dilation",
     "describe_dropblock",
+    "describe_noise",
     "describe_phantom",
     "describe_threshold",
     "drop_blocks",
@@ -53,13 +55,16 @@ __all__ = [
     "explore_bilinear",
     "explore_dilation",
     "explore_dropblock",
+    "explore_noise",
     "explore_phantom",
     "explore_threshold",
     "guess_from_nearest",
+    "paint_often",
     "render_augmentation",
     "render_bilinear",
     "render_dilation",
     "render_dropblock",
+    "render_noise",
     "render_phantom",
     "render_threshold",
 ]
