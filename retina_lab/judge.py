@@ -227,17 +227,21 @@ def network_features(run, samples: Sequence) -> np.ndarray:
     from retina_lab.preprocess import at_working_scale, normalise, to_batch
 
     model, vectors = run.model.eval(), []
+    device = next(model.parameters()).device  # predicting may have moved it to a GPU
     for sample in samples:
         batch = at_working_scale(to_batch(sample), sample.fov, run.settings.get("fov_width"))
         x = normalise(batch["image"], batch["fov"], run.normalisation)
-        x, inside = (pad_to_multiple(p, 2 ** len(model.encoder)) for p in (x, batch["fov"]))
+        x, inside = (
+            pad_to_multiple(plane, 2 ** len(model.encoder)).to(device)
+            for plane in (x, batch["fov"])
+        )
         means = []
         for block in [*model.encoder, model.bridge]:
             x = block(x)
             means.append((x * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1))
             x, inside = F.max_pool2d(x, 2), F.max_pool2d(inside, 2)
         vectors.append(torch.cat(means, dim=1)[0])
-    return torch.stack(vectors).double().numpy()
+    return torch.stack(vectors).double().cpu().numpy()
 
 
 def kernel_distance(made: np.ndarray, real: np.ndarray) -> float:

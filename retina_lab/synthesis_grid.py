@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -297,20 +297,44 @@ def use_for_training(
     Returns:
         For each diet the number of photographs, and the Dice on the test photographs by seed.
     """
-    from retina_lab.evaluate import evaluate_maps
-    from retina_lab.predict import predict_dataset
-    from retina_lab.train import fit
-
     split = open_split("phantom") if isinstance(plan.data, str) else open_split(*plan.data[0])
     real = samples_of(make_pairs(list(split.train), plan.size))
     test = samples_of(make_pairs(list(split.test), plan.size))
     diets = {"real": real, "synthetic": made, "real + synthetic": [*real, *made]}
-    found: dict[str, Any] = {"dataset": split.test.name, "split": split.name, "budget": budget}
+    found = {"dataset": split.test.name, "split": split.name, "budget": budget}
+    return found | compare_diets(diets, test, budget, seeds, device)
+
+
+def compare_diets(
+    diets: Mapping[str, Sequence[FundusSample]],
+    test: Sequence[FundusSample],
+    budget: str,
+    seeds: Sequence[int] = (0,),
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Train a segmentation network on each diet, for the same time, and test on the same images.
+
+    Args:
+        diets: labelled samples by name, all of one size.
+        test: real photographs that no diet contains or was made from, of that size.
+        budget: of each training.
+        seeds: of the trainings.
+        device: see :func:`retina_lab.train.fit`.
+
+    Returns:
+        For each diet ``photographs``, their number, and ``dice``, pooled over the test images in
+        the field of view at a threshold chosen on the diet, by seed.
+    """
+    from retina_lab.evaluate import evaluate_maps
+    from retina_lab.predict import predict_dataset
+    from retina_lab.train import fit
+
+    found: dict[str, Any] = {}
     for diet, samples in diets.items():
         scores = {}
         for seed in seeds:
             run = fit(
-                "small-unet", samples, budget=budget, seed=seed, crop=min(96, plan.size),
+                "small-unet", samples, budget=budget, seed=seed, crop=min(96, *test[0].size),
                 device=device, progress=False,
             )  # fmt: skip
             maps = predict_dataset(run, test, tta=True, device=device)

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -19,6 +21,7 @@ from retina_lab.models.deformable import bilinear_sample, bilinear_sample_by_han
 from retina_lab.models.discriminators import build_discriminator
 from retina_lab.models.receptive_field import receptive_field
 from retina_lab.preprocess import to_batch
+from retina_lab.synthesis import SynthesisRun, build_networks, find_recipe
 from retina_lab.widgets import bilinear, discriminator
 from retina_lab.widgets.base import reduced
 
@@ -39,6 +42,20 @@ SAMPLES = [made_sample(0), made_sample(1)]
 PROBABILITY = np.random.default_rng(0).random(SAMPLES[0].size).astype(np.float32) ** 2
 PROBABILITY[SAMPLES[0].vessels] **= 0.3
 LARGE = made_sample(0, height=300, width=320)
+TREES = torch.from_numpy(np.random.default_rng(1).random((5, 1, 32, 32), np.float32)) ** 4
+
+
+def made_painter(model):
+    """A painter with fresh weights."""
+    recipe = find_recipe(model)
+    torch.manual_seed(0)
+    networks = {name: net.eval() for name, net in build_networks(recipe, 32, 4).items()}
+    fov = np.hypot(*(np.mgrid[:32, :32] - 15.5)) < 15
+    settings = {"model": model, "size": 32, "width": 4, "grades": []}
+    return SynthesisRun(networks, recipe, settings, fov, pd.DataFrame())
+
+
+PAINTERS = {model: made_painter(model) for model in ("mi-gan", "pix2pix")}
 DROP_MAPS = {"green": SAMPLES[0].image[..., 1] / 255.0, "noise": PROBABILITY}
 
 
@@ -242,6 +259,7 @@ EXPLORERS = {
     "dilation": lambda: widgets.explore_dilation(SAMPLES[0], (30, 32)),
     "discriminator": lambda: widgets.explore_discriminator(LARGE),
     "dropblock": lambda: widgets.explore_dropblock(DROP_MAPS),
+    "noise": lambda: widgets.explore_noise(PAINTERS, TREES),
     "phantom": lambda: widgets.explore_phantom(1),
 }
 RENDERERS = {
@@ -251,6 +269,9 @@ RENDERERS = {
     "dilation": lambda **values: widgets.render_dilation(SAMPLES[0], (30, 32), **values),
     "discriminator": lambda **values: widgets.render_discriminator(LARGE, **values),
     "dropblock": lambda channel, **values: widgets.render_dropblock(DROP_MAPS[channel], **values),
+    "noise": lambda painter, tree, **values: widgets.render_noise(
+        PAINTERS[painter], TREES[tree], **values
+    ),
     "phantom": lambda **values: widgets.render_phantom(size=96, **values),
 }
 DESCRIBERS = {
@@ -260,6 +281,9 @@ DESCRIBERS = {
     "dilation": lambda **values: widgets.describe_dilation(SAMPLES[0], (30, 32), **values),
     "discriminator": lambda **values: widgets.describe_discriminator(LARGE, **values),
     "dropblock": lambda channel, **values: widgets.describe_dropblock(DROP_MAPS[channel], **values),
+    "noise": lambda painter, tree, **values: widgets.describe_noise(
+        PAINTERS[painter], TREES[tree], **values
+    ),
     "phantom": lambda **values: widgets.describe_phantom(size=96, **values),
 }
 
@@ -281,7 +305,7 @@ def test_every_end_of_every_slider_can_be_drawn(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["threshold", "augmentation", "bilinear", "dilation", "discriminator", "dropblock"],
+    ["threshold", "augmentation", "bilinear", "dilation", "discriminator", "dropblock", "noise"],
 )
 def test_explorers_answer_their_sliders(name):
     explorer = EXPLORERS[name]()
@@ -303,6 +327,7 @@ def test_explorers_answer_their_sliders(name):
         ("dilation", 20),
         ("discriminator", 28),
         ("dropblock", 25),
+        ("noise", 20),
     ],
 )
 def test_static_pages_of_explorers(name, states):
@@ -591,6 +616,75 @@ def test_larger_blocks_are_harder_to_guess():
 def test_the_dropblock_explorer_wants_single_channels(maps):
     with pytest.raises(ValueError, match=r"maps of one channel, \(H, W\)"):
         widgets.explore_dropblock(maps)
+
+
+# -------------------------------------------------------------------------------- noise
+
+
+def test_paintings_differ_by_their_noise_and_by_nothing_else():
+    run, tree = PAINTERS["mi-gan"], TREES[0]
+    loud, soft = (widgets.paint_often(run, tree, scale, 3, seed=1) for scale in (1.0, 0.0))
+    assert loud.shape == (3, 32, 32, 3)
+    assert not loud[:, ~run.fov].any()  # black outside the field of view
+    assert not np.array_equal(loud[0], loud[1])
+    assert np.array_equal(soft[0], soft[2])
+    assert np.array_equal(loud[:2], widgets.paint_often(run, tree, 1.0, 2, seed=1))
+    assert not np.array_equal(loud[:2], widgets.paint_often(run, tree, 1.0, 2, seed=2))
+
+
+def test_the_noise_explorer_shows_and_says_how_much_paintings_differ():
+    run, tree = PAINTERS["mi-gan"], TREES[0]
+    painted = widgets.paint_often(run, tree, 1.0, 4, seed=3)
+    figure = widgets.render_noise(run, tree, power=0.0, seed=3)
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert np.array_equal(shown[0], tree[0])
+    for picture, expected in zip(shown[1:5], painted, strict=True):
+        assert np.array_equal(picture, expected)
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    by_hand = np.mean([np.abs(painted[i].astype(int) - painted[j]).mean() for i, j in pairs])
+    text = widgets.describe_noise(run, tree, power=0.0, seed=3)
+    assert f"differ by {by_hand:.2f} grey levels" in text
+    assert "standard deviation 1 " in text
+    quiet = widgets.describe_noise(run, tree, power=-3.0, seed=3)
+    assert "standard deviation 0.001 " in quiet
+    assert figure.texts[0].get_text() == "Synthetic images, not for clinical use."
+
+
+def test_a_painter_without_noise_says_so():
+    text = widgets.describe_noise(PAINTERS["pix2pix"], TREES[0], power=0.0, seed=0)
+    assert "takes no noise" in text
+    figure = widgets.render_noise(PAINTERS["pix2pix"], TREES[0], power=0.0, seed=0)
+    assert not np.asarray(figure.axes[-1].images[0].get_array()).any()
+
+
+def test_a_tint_is_told_from_a_texture():
+    class Tinted:
+        """Paints one colour: as bright as its first random number says."""
+
+        def __call__(self, condition, noise):
+            return (0.1 * noise[:, :1, None, None]).expand(-1, 3, 32, 32)
+
+    run = replace(PAINTERS["mi-gan"], networks={"generator": Tinted()})
+    assert "100% of it" in widgets.describe_noise(run, TREES[0], power=0.0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("painters", "trees", "message"),
+    [
+        ({}, TREES, "at least one painter"),
+        (PAINTERS, TREES[:0], "at least one painter and one tree"),
+        (PAINTERS, TREES[..., :16, :16], "mi-gan paints 32×32 pixels, but the trees are 16×16"),
+    ],
+)
+def test_the_noise_explorer_names_what_is_wrong(painters, trees, message):
+    with pytest.raises(ValueError, match=message):
+        widgets.explore_noise(painters, trees)
+
+
+def test_one_tree_and_one_painter_are_enough():
+    explorer = widgets.explore_noise({"mi-gan": PAINTERS["mi-gan"]}, TREES[:1])
+    assert explorer.errors.outputs == ()
+    check_static_page(explorer.static_html(), states=5)
 
 
 # ----------------------------------------------------------------------------- bilinear

@@ -34,12 +34,22 @@ def browser():
 
 PREPARE = """
 import numpy as np
+import pandas as pd
+import torch
 from retina_lab import widgets
 from retina_lab.datasets import make_phantom
+from retina_lab.synthesis import SynthesisRun, build_networks, find_recipe
 
 samples = [make_phantom(seed, 128) for seed in (0, 1)]
 noise = np.random.default_rng(0).random(samples[0].size)
 probability = (0.6 * samples[0].vessels + 0.4 * noise).astype("float32")
+
+torch.manual_seed(0)
+recipe = find_recipe("mi-gan")
+networks = {name: network.eval() for name, network in build_networks(recipe, 32, 4).items()}
+settings = {"model": "mi-gan", "size": 32, "grades": []}
+painter = SynthesisRun(networks, recipe, settings, np.ones((32, 32), bool), pd.DataFrame())
+trees = torch.rand(4, 1, 32, 32) ** 4
 """
 LIVE = {
     "phantom": "widgets.explore_phantom(1)",
@@ -48,6 +58,7 @@ LIVE = {
     "threshold": "widgets.explore_threshold(samples[0], probability)",
     "dilation": "widgets.explore_dilation(samples[0], (30, 32))",
     "discriminator": "widgets.explore_discriminator(samples[0])",
+    "noise": "widgets.explore_noise({'mi-gan': painter}, trees)",
     "dropblock": "widgets.explore_dropblock({'green': samples[0].image[32:96, 32:96, 1] / 255})",
 }
 # This one carries HTML too, as it would in the book: Lab must prefer the live widget.

@@ -35,6 +35,7 @@ from retina_lab.widgets.dropblock import (
     guess_from_nearest,
     render_dropblock,
 )
+from retina_lab.widgets.noise import describe_noise, explore_noise, paint_often, render_noise
 from retina_lab.widgets.phantom import describe_phantom, explore_phantom, render_phantom
 from retina_lab.widgets.threshold import (
     describe_threshold,
@@ -53,6 +54,7 @@ __all__ = [
     "describe_dilation",
     "describe_discriminator",
     "describe_dropblock",
+    "describe_noise",
     "describe_phantom",
     "describe_threshold",
     "drop_blocks",
@@ -61,14 +63,17 @@ __all__ = [
     "explore_dilation",
     "explore_discriminator",
     "explore_dropblock",
+    "explore_noise",
     "explore_phantom",
     "explore_threshold",
     "guess_from_nearest",
+    "paint_often",
     "render_augmentation",
     "render_bilinear",
     "render_dilation",
     "render_discriminator",
     "render_dropblock",
+    "render_noise",
     "render_phantom",
     "render_threshold",
     "sight",
