@@ -154,6 +154,7 @@ def describe_discriminator(sample: FundusSample, judge: str, down: int, across: 
     inside = _inside(seen.window, sample.size)
     vessels, fov = sample.vessels[inside], sample.fov[inside]
     share = vessels.size / sample.fov.size
+    part = f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
     grid = "one verdict" if seen.grid == (1, 1) else f"{seen.grid[1]}×{seen.grid[0]} verdicts"
     size = f"{len(seen.window[1])}×{len(seen.window[0])} pixels"
     if vessels.size < len(seen.window[0]) * len(seen.window[1]):
@@ -166,7 +167,7 @@ def describe_discriminator(sample: FundusSample, judge: str, down: int, across: 
     return (
         f"{judge}: {grid} on {sample.name} ({sample.size[1]}×{sample.size[0]}). At {down} % down "
         f"and {across} % across, the nearest is in row {seen.place[0]}, column {seen.place[1]} of "
-        f"the grid. It sees {size}, {share:.1%} of the photograph; {content}."
+        f"the grid. It sees {size}, {part} of the photograph; {content}."
     )
 
 
