@@ -520,9 +520,9 @@ def fit_synthesis(
         raise ValueError("give either epochs or a budget, not both and not neither")
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
-    for name, value in {"batch_size": batch_size, "width": width, "checks": checks}.items():
+    for setting, value in {"batch_size": batch_size, "width": width, "checks": checks}.items():
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+            raise ValueError(f"{setting} must be at least 1, not {value}")
     if lr <= 0 or seed < 0:
         raise ValueError("lr must be positive and the seed not negative")
     for condition, there in {"grade": pairs.grades, "lesions": pairs.lesions}.items():

@@ -29,6 +29,20 @@ from retina_lab.widgets.dropblock import (
     guess_from_nearest,
     render_dropblock,
 )
+from retina_lab.widgets.latent import (
+    describe_interpolation,
+    describe_latent_walk,
+    explore_interpolation,
+    explore_latent_walk,
+    render_interpolation,
+    render_latent_walk,
+)
+from retina_lab.widgets.lesions import (
+    describe_lesion,
+    explore_lesions,
+    painted_lesion,
+    render_lesion,
+)
 from retina_lab.widgets.phantom import describe_phantom, explore_phantom, render_phantom
 from retina_lab.widgets.threshold import (
     describe_threshold,
@@ -46,6 +60,9 @@ __all__ = [
     "describe_bilinear",
     "describe_dilation",
     "describe_dropblock",
+    "describe_interpolation",
+    "describe_latent_walk",
+    "describe_lesion",
     "describe_phantom",
     "describe_threshold",
     "drop_blocks",
@@ -53,13 +70,20 @@ __all__ = [
     "explore_bilinear",
     "explore_dilation",
     "explore_dropblock",
+    "explore_interpolation",
+    "explore_latent_walk",
+    "explore_lesions",
     "explore_phantom",
     "explore_threshold",
     "guess_from_nearest",
+    "painted_lesion",
     "render_augmentation",
     "render_bilinear",
     "render_dilation",
     "render_dropblock",
+    "render_interpolation",
+    "render_latent_walk",
+    "render_lesion",
     "render_phantom",
     "render_threshold",
 ]
