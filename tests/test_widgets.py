@@ -322,9 +322,7 @@ def test_static_pages_of_explorers(name, states):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "states"), [("phantom", 16), ("bilinear", 121), ("lesions", 49)]
-)
+@pytest.mark.parametrize(("name", "states"), [("phantom", 16), ("bilinear", 121), ("lesions", 49)])
 def test_static_pages_that_take_a_while(name, states):
     text = EXPLORERS[name]().static_html()
     check_static_page(text, states)

@@ -190,7 +190,7 @@ def test_a_slider_in_jupyterlab_changes_the_picture(name, lab, browser):
         assert picture.evaluate("image => image.complete && image.naturalWidth > 500")
 
 
-def drag(page, picture, start, end, panel=bilinear.PANEL, side=len(bilinear.GRID)):
+def drag(page, picture, start, end, panel=bilinear.PANEL, side=bilinear.LAST + 1):
     """Press in an explorer's square of ``side`` pixels at a point (x, y), let go at another."""
     box = picture.bounding_box()
     left, bottom, width, height = panel
