@@ -188,7 +188,7 @@ def compare_trees(
     for name in STATISTICS:
         a, b = ours[name].dropna().to_numpy(), theirs[name].dropna().to_numpy()
         spread = b.std()
-        usable = len(a) and len(b) > 1 and spread > 0
+        comparable = len(b) > 1 and spread > 0
         rows.append(
             {
                 "statistic": name,
@@ -196,8 +196,12 @@ def compare_trees(
                 "made_sd": a.std() if len(a) else np.nan,
                 "real": b.mean() if len(b) else np.nan,
                 "real_sd": spread,
-                "distance": wasserstein_distance(a, b) / spread if usable else np.nan,
-                "control": wasserstein_distance(b[::2], b[1::2]) / spread if usable else np.nan,
+                "distance": (
+                    wasserstein_distance(a, b) / spread if comparable and len(a) else np.nan
+                ),
+                "control": (
+                    wasserstein_distance(b[::2], b[1::2]) / spread if comparable else np.nan
+                ),
             }
         )
     return pd.DataFrame(rows).set_index("statistic")

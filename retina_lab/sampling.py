@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,66 @@ def encode_trees(run: SynthesisRun, trees: torch.Tensor) -> torch.Tensor:
     if "autoencoder" not in run.networks:
         raise ValueError(f"{run.settings['model']} has no encoder of trees")
     return run.networks["autoencoder"].encoder(trees)[0]
+
+
+def between_codes(
+    one: torch.Tensor, other: torch.Tensor, share: float, spherical: bool = False
+) -> torch.Tensor:
+    r"""A code on the way from one code to another.
+
+    Codes from N(0, I) all have a length close to the root of how many numbers they hold, and the
+    middle of the straight line between two of them is shorter by a factor of about √2: a kind of
+    code that the decoder has rarely met. The arc (Shoemake 1985; White 2016, arXiv:1609.04468)
+
+    .. math:: \frac{\sin (1-t) θ}{\sin θ}\, a + \frac{\sin t θ}{\sin θ}\, b,
+        \quad θ \text{ the angle between } a \text{ and } b,
+
+    keeps the length, if both ends have the same.
+
+    Args:
+        one: (latent,).
+        other: (latent,).
+        share: t of the way: 0 is one, 1 is the other.
+        spherical: along the arc; opposite and parallel codes have none, and get the line.
+
+    Returns:
+        (latent,).
+    """
+    line = torch.lerp(one, other, share)
+    if not spherical:
+        return line
+    cosine = F.cosine_similarity(one, other, dim=0).clamp(-1, 1)
+    angle = cosine.acos()
+    if angle.sin() < 1e-4:
+        return line
+    return (((1 - share) * angle).sin() * one + (share * angle).sin() * other) / angle.sin()
+
+
+def principal_directions(
+    codes: torch.Tensor, number: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Along which directions codes differ most (principal component analysis).
+
+    Args:
+        codes: (N, latent), N ≥ 2.
+        number: how many directions, at most N − 1 and latent.
+
+    Returns:
+        Mean of the codes (latent,); directions (number, latent) of length 1, perpendicular to
+        each other, the one with the largest spread first, each turned so that its largest
+        component is positive; standard deviation of the codes along each, (number,).
+
+    Raises:
+        ValueError: if there are not so many.
+    """
+    most = min(len(codes) - 1, codes.shape[1])
+    if not 1 <= number <= most:
+        raise ValueError(f"{len(codes)} codes have 1 to {most} directions, not {number}")
+    mean = codes.mean(dim=0)
+    _, spread, directions = torch.linalg.svd(codes - mean, full_matrices=False)
+    spread, directions = spread[:number], directions[:number]
+    largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
+    return mean, directions * largest.sign(), spread / math.sqrt(len(codes) - 1)
 
 
 @torch.inference_mode()

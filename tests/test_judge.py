@@ -115,6 +115,12 @@ def test_trees_compared_with_themselves_and_with_others():
     other = compare_trees(trees(8, 6), trees(2, 6))
     assert other.loc["mean width", "distance"] > 5
     assert other.loc["mean width", "distance"] > other.loc["mean width", "control"]
+    blank = [(np.zeros_like(vessels), fov) for vessels, fov in trees(2, 3)]
+    nothing = compare_trees(blank, trees(2, 6))
+    assert math.isnan(nothing.loc["mean width", "distance"])
+    # what is asked of blank trees does not hang on what was made
+    assert nothing["control"].equals(same["control"])
+    assert nothing["control"].notna().sum() == 5
     with pytest.raises(ValueError, match="at least two"):
         compare_trees(trees(2, 1), trees(2, 6))
 

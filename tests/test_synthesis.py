@@ -16,6 +16,7 @@ from retina_lab.datasets import open_dataset
 from retina_lab.loop import TrainingError
 from retina_lab.pairs import LESIONS, PairSampler, field_box, make_pairs, square
 from retina_lab.sampling import (
+    between_codes,
     draw_trees,
     encode_trees,
     lesions_from_map,
@@ -23,6 +24,7 @@ from retina_lab.sampling import (
     make_samples,
     paint,
     place_lesion,
+    principal_directions,
     random_codes,
     random_noise,
     write_samples,
@@ -149,6 +151,7 @@ def fitted(name, pairs, **settings):
 def test_every_model_trains_and_comes_back(name, pairs, tmp_path):
     run = fitted(name, pairs, out=tmp_path / "run")
     recipe = run.recipe
+    assert run.settings["model"] == name
     assert list(run.networks) == expected_names(recipe)
     assert run.history["step"].tolist() == [2, 4]
     filled = run.history.drop(columns=["epoch"]).notna().all()
@@ -262,6 +265,55 @@ def test_codes_hang_on_the_seed_alone(aae):
     assert encode_trees(aae, draw_trees(aae, few)).shape == few.shape
     with pytest.raises(ValueError, match=r"codes must be \(N, 128\)"):
         draw_trees(aae, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("share", "spherical", "expected"),
+    [
+        (0.0, False, [3, 4]),
+        (0.5, False, [-0.5, 3.5]),
+        (1.0, True, [-4, 3]),
+        (0.5, True, [-0.5 * math.sqrt(2), 3.5 * math.sqrt(2)]),  # a length of 5, as the ends have
+    ],
+)
+def test_codes_on_the_way(share, spherical, expected):
+    one, other = torch.tensor([[3.0, 4], [-4, 3]])
+    assert between_codes(one, other, share, spherical).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
+def test_where_there_is_no_arc_there_is_a_line(factor):
+    code = torch.tensor([1.0, -2, 2])
+    found = between_codes(code, factor * code, 0.25, spherical=True)
+    torch.testing.assert_close(found, (0.75 + 0.25 * factor) * code)
+
+
+def test_the_arc_keeps_the_length_and_turns_evenly():
+    one, other = torch.nn.functional.normalize(torch.randn(2, 6, dtype=torch.float64))
+    way = torch.stack([between_codes(one, other, i / 4, spherical=True) for i in range(5)])
+    torch.testing.assert_close(way.norm(dim=1), torch.ones(5, dtype=torch.float64))
+    turns = (way[1:] * way[:-1]).sum(dim=1)
+    torch.testing.assert_close(turns, turns[:1].expand(4))
+
+
+def test_principal_directions_by_hand():
+    codes = torch.tensor([[1.0, 5], [1, -3], [3, 1], [-1, 1]])  # spread 4√2/√3 and 2√2/√3
+    mean, directions, deviations = principal_directions(codes, 2)
+    assert mean.tolist() == [1, 1]
+    assert directions.tolist() == [pytest.approx([0, 1]), pytest.approx([1, 0])]
+    assert deviations.tolist() == pytest.approx([math.sqrt(32 / 3), math.sqrt(8 / 3)])
+    with pytest.raises(ValueError, match="4 codes have 1 to 2 directions, not 3"):
+        principal_directions(codes, 3)
+
+
+def test_principal_directions_are_those_of_the_covariance():
+    torch.manual_seed(0)
+    codes = torch.randn(40, 5, dtype=torch.float64) @ torch.randn(5, 5, dtype=torch.float64)
+    _, directions, deviations = principal_directions(codes, 3)
+    values = torch.linalg.eigvalsh(torch.cov(codes.T)).flip(0)[:3]
+    torch.testing.assert_close(deviations.square(), values)
+    torch.testing.assert_close(torch.cov(codes.T) @ directions.T, directions.T * values)
+    assert (directions.gather(1, directions.abs().argmax(1, keepdim=True)) > 0).all()
 
 
 def test_who_cannot_do_what(aae, told, pairs):

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 
 import ipywidgets
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -20,10 +19,13 @@ from retina_lab.models import DropBlock2d
 from retina_lab.models.deformable import bilinear_sample, bilinear_sample_by_hand
 from retina_lab.models.discriminators import build_discriminator
 from retina_lab.models.receptive_field import receptive_field
+from retina_lab.pairs import LESIONS
 from retina_lab.preprocess import to_batch
-from retina_lab.synthesis import SynthesisRun, build_networks, find_recipe
+from retina_lab.sampling import draw_trees, principal_directions, random_codes
+from retina_lab.synthesis import BANNER
 from retina_lab.widgets import bilinear, discriminator
 from retina_lab.widgets.base import reduced
+from tests.untrained import untrained
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -43,19 +45,11 @@ PROBABILITY = np.random.default_rng(0).random(SAMPLES[0].size).astype(np.float32
 PROBABILITY[SAMPLES[0].vessels] **= 0.3
 LARGE = made_sample(0, height=300, width=320)
 TREES = torch.from_numpy(np.random.default_rng(1).random((5, 1, 32, 32), np.float32)) ** 4
-
-
-def made_painter(model):
-    """A painter with fresh weights."""
-    recipe = find_recipe(model)
-    torch.manual_seed(0)
-    networks = {name: net.eval() for name, net in build_networks(recipe, 32, 4).items()}
-    fov = np.hypot(*(np.mgrid[:32, :32] - 15.5)) < 15
-    settings = {"model": model, "size": 32, "width": 4, "grades": []}
-    return SynthesisRun(networks, recipe, settings, fov, pd.DataFrame())
-
-
-PAINTERS = {model: made_painter(model) for model in ("mi-gan", "pix2pix")}
+PAINTERS = {model: untrained(model) for model in ("mi-gan", "pix2pix")}
+AUTOENCODER, PAINTER = untrained("aae"), untrained("pix2pix-grade", grades=("0", "3"))
+CODES = random_codes(AUTOENCODER, 12)
+WALK = principal_directions(CODES, 4)
+TREE = draw_trees(AUTOENCODER, CODES[:1])  # 1×1×32×32
 DROP_MAPS = {"green": SAMPLES[0].image[..., 1] / 255.0, "noise": PROBABILITY}
 
 
@@ -260,6 +254,9 @@ EXPLORERS = {
     "discriminator": lambda: widgets.explore_discriminator(LARGE),
     "dropblock": lambda: widgets.explore_dropblock(DROP_MAPS),
     "noise": lambda: widgets.explore_noise(PAINTERS, TREES),
+    "interpolation": lambda: widgets.explore_interpolation(AUTOENCODER, CODES[:2]),
+    "latent walk": lambda: widgets.explore_latent_walk(AUTOENCODER, CODES),
+    "lesions": lambda: widgets.explore_lesions(PAINTER, TREE),
     "phantom": lambda: widgets.explore_phantom(1),
 }
 RENDERERS = {
@@ -272,6 +269,9 @@ RENDERERS = {
     "noise": lambda painter, tree, **values: widgets.render_noise(
         PAINTERS[painter], TREES[tree], **values
     ),
+    "interpolation": lambda **v: widgets.render_interpolation(AUTOENCODER, CODES[:2], **v),
+    "latent walk": lambda **values: widgets.render_latent_walk(AUTOENCODER, WALK, **values),
+    "lesions": lambda **values: widgets.render_lesion(PAINTER, TREE, **values),
     "phantom": lambda **values: widgets.render_phantom(size=96, **values),
 }
 DESCRIBERS = {
@@ -284,6 +284,9 @@ DESCRIBERS = {
     "noise": lambda painter, tree, **values: widgets.describe_noise(
         PAINTERS[painter], TREES[tree], **values
     ),
+    "interpolation": lambda **v: widgets.describe_interpolation(AUTOENCODER, CODES[:2], **v),
+    "latent walk": lambda **values: widgets.describe_latent_walk(AUTOENCODER, WALK, **values),
+    "lesions": lambda **values: widgets.describe_lesion(PAINTER, TREE, **values),
     "phantom": lambda **values: widgets.describe_phantom(size=96, **values),
 }
 
@@ -303,10 +306,7 @@ def test_every_end_of_every_slider_can_be_drawn(name):
     assert len(pictures) > len(explorer.controls)  # the sliders do something
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["threshold", "augmentation", "bilinear", "dilation", "discriminator", "dropblock", "noise"],
-)
+@pytest.mark.parametrize("name", [name for name in EXPLORERS if name != "phantom"])
 def test_explorers_answer_their_sliders(name):
     explorer = EXPLORERS[name]()
     for control in explorer.controls.values():
@@ -327,6 +327,8 @@ def test_explorers_answer_their_sliders(name):
         ("dilation", 20),
         ("discriminator", 28),
         ("dropblock", 25),
+        ("interpolation", 22),
+        ("latent walk", 25),
         ("noise", 20),
     ],
 )
@@ -337,7 +339,7 @@ def test_static_pages_of_explorers(name, states):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "states"), [("phantom", 16), ("bilinear", 121)])
+@pytest.mark.parametrize(("name", "states"), [("phantom", 16), ("bilinear", 121), ("lesions", 49)])
 def test_static_pages_that_take_a_while(name, states):
     text = EXPLORERS[name]().static_html()
     check_static_page(text, states)
@@ -745,6 +747,117 @@ def test_the_live_picture_carries_its_handler():
     assert explorer._place in frame["onpointerdown"]
     assert "§" not in frame["onpointerdown"]
     assert explorer._place != widgets.explore_bilinear()._place
+
+
+# ------------------------------------------------------------------------- latent walk
+
+
+def test_the_walk_starts_at_the_mean_and_goes_in_deviations():
+    none = dict.fromkeys([f"direction_{i}" for i in range(1, 5)], 0.0)
+    text = widgets.describe_latent_walk(AUTOENCODER, WALK, **none)
+    assert f"length is {CODES.mean(0).norm():.1f}" in text
+    assert "100% of the vessel pixels of the mean code's tree are kept" in text
+    far = widgets.describe_latent_walk(AUTOENCODER, WALK, **none | {"direction_2": -3.0})
+    code = WALK[0] - 3 * WALK[2][1] * WALK[1][1]
+    assert "−3.0 along direction 2" in far
+    assert f"length is {code.norm():.1f}, where codes from N(0, I) have about 2.8" in far
+    assert "100% of the vessel pixels" not in far
+    figure = widgets.render_latent_walk(AUTOENCODER, WALK, **none | {"direction_2": -3.0})
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    assert shown == pytest.approx(draw_trees(AUTOENCODER, code[None])[0, 0].numpy(), abs=1e-5)
+
+
+def test_few_codes_have_few_directions():
+    assert list(widgets.explore_latent_walk(AUTOENCODER, CODES[:2]).controls) == ["direction_1"]
+    with pytest.raises(ValueError, match="1 codes have"):
+        widgets.explore_latent_walk(AUTOENCODER, CODES[:1])
+
+
+def test_a_blank_tree_can_be_described():
+    blank = untrained("aae")
+    torch.nn.init.constant_(blank.networks["autoencoder"].decoder.body[-1].bias, -1000)
+    words = widgets.describe_latent_walk(blank, WALK, direction_1=1.0)
+    assert "the mean code's tree is blank" in words
+    assert "in 0 piece(s)" in widgets.describe_interpolation(blank, CODES[:2], 0.5, "straight")
+
+
+@pytest.mark.parametrize("path", ["straight", "spherical"])
+def test_the_ends_of_the_way_are_the_two_eyes(path):
+    for share, code in ((0.0, CODES[0]), (1.0, CODES[1])):
+        text = widgets.describe_interpolation(AUTOENCODER, CODES[:2], share, path)
+        assert f"The code's length is {code.norm():.1f}" in text
+    text = widgets.describe_interpolation(AUTOENCODER, CODES[:2], 0.0, path)
+    assert "Dice with the one tree 1.00" in text
+
+
+def test_the_two_paths_differ_in_the_middle():
+    words = [
+        widgets.describe_interpolation(AUTOENCODER, CODES[:2], 0.5, path).split("length is ")[1]
+        for path in ("straight", "spherical")
+    ]
+    straight, arc = (float(text.split(";")[0]) for text in words)
+    assert straight < arc
+
+
+@pytest.mark.parametrize("explore", [widgets.explore_latent_walk, widgets.explore_interpolation])
+def test_trees_can_be_painted_on_the_way(explore):
+    explorer = explore(AUTOENCODER, CODES[:2], painter=PAINTER)
+    plain = explore(AUTOENCODER, CODES[:2])
+    figures = [e._render(**e.values) for e in (explorer, plain)]
+    assert len(figures[0].axes) == len(figures[1].axes) + 1
+    assert figures[0].get_suptitle() == BANNER
+    large = untrained("pix2pix", size=64)
+    with pytest.raises(ValueError, match="32×32 pixels and pix2pix paints 64×64"):
+        explore(AUTOENCODER, CODES[:2], painter=large)
+
+
+def test_the_interpolation_explorer_wants_two_codes():
+    with pytest.raises(ValueError, match=r"the ends must be \(2, 8\), not \(3, 8\)"):
+        widgets.explore_interpolation(AUTOENCODER, CODES[:3])
+
+
+# ------------------------------------------------------------------------------ lesions
+
+
+@pytest.mark.parametrize("kind", LESIONS)
+def test_the_words_of_the_lesion_explorer_are_the_changes(kind):
+    values = {"x": 12, "y": 18, "kind": kind, "radius": 3, "grade": "3"}
+    before, after = widgets.painted_lesion(PAINTER, TREE, **values)
+    rows, columns = np.mgrid[:32, :32]
+    asked = (rows - 18) ** 2 + (columns - 12) ** 2 <= 9
+    change = np.abs(after.astype(int) - before).mean(axis=2) / 255
+    text = widgets.describe_lesion(PAINTER, TREE, **values)
+    assert f"A painted eye of grade 3, asked for a {kind} of radius 3 at column 12, row 18" in text
+    assert f"change by {change[asked].mean():.1%} of their range" in text
+    assert f"in the field of view by {change[PAINTER.fov & ~asked].mean():.1%}." in text
+    assert change[asked].mean() > 0
+
+
+def test_nothing_is_asked_for_outside_the_field_of_view():
+    values = {"x": 0, "y": 0, "kind": "exudate", "radius": 1, "grade": "0"}
+    before, after = widgets.painted_lesion(PAINTER, TREE, **values)
+    assert np.array_equal(before, after)
+    assert "outside the field of view" in widgets.describe_lesion(PAINTER, TREE, **values)
+
+
+def test_every_picture_of_the_lesion_explorer_says_that_it_is_synthetic():
+    explorer = widgets.explore_lesions(PAINTER, TREE)
+    assert explorer._render(**explorer.values).get_suptitle() == BANNER
+
+
+def test_a_click_places_the_lesion():
+    explorer = widgets.explore_lesions(PAINTER, TREE)
+    explorer._field.value = "20.4 9.7"
+    assert (explorer.values["x"], explorer.values["y"]) == (20, 10)
+    assert "at column 20, row 10" in explorer._caption.value
+    assert explorer.errors.outputs == ()
+
+
+def test_the_lesion_explorer_names_what_is_wrong():
+    with pytest.raises(ValueError, match="pix2pix is not told of lesions"):
+        widgets.explore_lesions(untrained("pix2pix"), TREE)
+    with pytest.raises(ValueError, match=r"\(1, 1, 32, 32\), not \(1, 1, 16, 16\)"):
+        widgets.explore_lesions(PAINTER, TREE[..., ::2, ::2])
 
 
 # ------------------------------------------------------------------------------ phantom

@@ -1,5 +1,6 @@
 """Explorers in a real browser: live in JupyterLab, and as frames in a page without network."""
 
+import inspect
 import json
 import os
 import re
@@ -14,8 +15,9 @@ from contextlib import contextmanager, suppress
 import nbformat
 import pytest
 
-from retina_lab.widgets import bilinear
+from retina_lab.widgets import bilinear, lesions
 from tests.chromium import CHROMIUM, FLAGS, NEEDS_CHROMIUM
+from tests.untrained import untrained
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -32,24 +34,24 @@ def browser():
 
 # ------------------------------------------------------------------------ JupyterLab
 
-PREPARE = """
+PREPARE = f"""
 import numpy as np
 import pandas as pd
 import torch
 from retina_lab import widgets
 from retina_lab.datasets import make_phantom
-from retina_lab.synthesis import SynthesisRun, build_networks, find_recipe
+from retina_lab.sampling import draw_trees, random_codes
+
+{inspect.getsource(untrained)}
 
 samples = [make_phantom(seed, 128) for seed in (0, 1)]
 noise = np.random.default_rng(0).random(samples[0].size)
 probability = (0.6 * samples[0].vessels + 0.4 * noise).astype("float32")
-
-torch.manual_seed(0)
-recipe = find_recipe("mi-gan")
-networks = {name: network.eval() for name, network in build_networks(recipe, 32, 4).items()}
-settings = {"model": "mi-gan", "size": 32, "grades": []}
-painter = SynthesisRun(networks, recipe, settings, np.ones((32, 32), bool), pd.DataFrame())
-trees = torch.rand(4, 1, 32, 32) ** 4
+autoencoder, painter = untrained("aae"), untrained("pix2pix-grade", grades=("0", "3"))
+codes = random_codes(autoencoder, 9)
+tree = draw_trees(autoencoder, codes[:1])
+painters = {{"mi-gan": untrained("mi-gan")}}
+trees = draw_trees(autoencoder, codes[:4])
 """
 LIVE = {
     "phantom": "widgets.explore_phantom(1)",
@@ -58,7 +60,10 @@ LIVE = {
     "threshold": "widgets.explore_threshold(samples[0], probability)",
     "dilation": "widgets.explore_dilation(samples[0], (30, 32))",
     "discriminator": "widgets.explore_discriminator(samples[0])",
-    "noise": "widgets.explore_noise({'mi-gan': painter}, trees)",
+    "noise": "widgets.explore_noise(painters, trees)",
+    "interpolation": "widgets.explore_interpolation(autoencoder, codes[:2])",
+    "latent-walk": "widgets.explore_latent_walk(autoencoder, codes)",
+    "lesions": "widgets.explore_lesions(painter, tree)",
     "dropblock": "widgets.explore_dropblock({'green': samples[0].image[32:96, 32:96, 1] / 255})",
 }
 # This one carries HTML too, as it would in the book: Lab must prefer the live widget.
@@ -191,13 +196,13 @@ def test_a_slider_in_jupyterlab_changes_the_picture(name, lab, browser):
         assert picture.evaluate("image => image.complete && image.naturalWidth > 500")
 
 
-def drag(page, picture, start, end):
-    """Press in a picture of the bilinear explorer at a point (x, y) and let go at another."""
+def drag(page, picture, start, end, panel=bilinear.PANEL, side=bilinear.LAST + 1):
+    """Press in an explorer's square of ``side`` pixels at a point (x, y), let go at another."""
     box = picture.bounding_box()
-    left, bottom, width, height = bilinear.PANEL
+    left, bottom, width, height = panel
 
     def place(point):
-        across, down = ((value + 0.5) / len(bilinear.GRID) for value in point)
+        across, down = ((value + 0.5) / side for value in point)
         return (
             box["x"] + box["width"] * (left + width * across),
             box["y"] + box["height"] * (1 - bottom - height + height * down),
@@ -282,6 +287,17 @@ def test_the_point_of_a_static_page_follows_mouse_and_arrows(page_file, browser)
     for key in ("ArrowLeft", "ArrowDown"):
         page.keyboard.press(key)
     assert caption.inner_text().startswith("At x = 1.70, y = 1.30")
+    page.close()
+
+
+@pytest.mark.parametrize("page_file", ["lesions"], indirect=True)
+def test_a_lesion_of_a_static_page_goes_where_one_clicks(page_file, browser):
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    page.goto(page_file.as_uri())
+    picture, caption = page.locator("img"), page.locator("p[role=status]")
+    drag(page, picture, (9, 9), (16.4, 21.7), lesions.PANEL, side=32)
+    assert "at column 16, row 22." in caption.inner_text()
+    assert page.locator("output").all_inner_texts() == ["16", "22"]
     page.close()
 
 

@@ -35,6 +35,20 @@ from retina_lab.widgets.dropblock import (
     guess_from_nearest,
     render_dropblock,
 )
+from retina_lab.widgets.latent import (
+    describe_interpolation,
+    describe_latent_walk,
+    explore_interpolation,
+    explore_latent_walk,
+    render_interpolation,
+    render_latent_walk,
+)
+from retina_lab.widgets.lesions import (
+    describe_lesion,
+    explore_lesions,
+    painted_lesion,
+    render_lesion,
+)
 from retina_lab.widgets.noise import describe_noise, explore_noise, paint_often, render_noise
 from retina_lab.widgets.phantom import describe_phantom, explore_phantom, render_phantom
 from retina_lab.widgets.threshold import (
@@ -54,6 +68,9 @@ __all__ = [
     "describe_dilation",
     "describe_discriminator",
     "describe_dropblock",
+    "describe_interpolation",
+    "describe_latent_walk",
+    "describe_lesion",
     "describe_noise",
     "describe_phantom",
     "describe_threshold",
@@ -63,16 +80,23 @@ __all__ = [
     "explore_dilation",
     "explore_discriminator",
     "explore_dropblock",
+    "explore_interpolation",
+    "explore_latent_walk",
+    "explore_lesions",
     "explore_noise",
     "explore_phantom",
     "explore_threshold",
     "guess_from_nearest",
     "paint_often",
+    "painted_lesion",
     "render_augmentation",
     "render_bilinear",
     "render_dilation",
     "render_discriminator",
     "render_dropblock",
+    "render_interpolation",
+    "render_latent_walk",
+    "render_lesion",
     "render_noise",
     "render_phantom",
     "render_threshold",
