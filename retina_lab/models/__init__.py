@@ -152,7 +152,7 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "small-m-cam-gan": ModelEntry(
         MCAMGenerator,
-        {"widths": (8, 15, 30, 56)},
+        {"widths": (8, 15, 30, 56), "features": 8},
         "m-cam-gan, about as large as small-unet",
     ),
     "small-cbam-unet": ModelEntry(

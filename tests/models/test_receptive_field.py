@@ -64,7 +64,8 @@ def test_where_the_fields_lie_by_formula_and_by_gradient(name):
     seen = receptive_field(network, (192, 160), at=(place, place))
     for axis in range(2):
         first = view.start[axis] + place * view.step[axis]
-        assert np.flatnonzero(seen.any(axis=1 - axis))[[0, -1]].tolist() == [first, first + side - 1]
+        rows = np.flatnonzero(seen.any(axis=1 - axis))
+        assert (rows[0], rows[-1]) == (first, first + side - 1)
 
 
 @pytest.mark.parametrize(("padding", "start"), [("valid", 0), ("same", -4), (3, -3), ((1, 2), -1)])
