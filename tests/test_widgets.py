@@ -312,7 +312,7 @@ def test_explorers_answer_their_sliders(name):
         ("dilation", 20),
         ("dropblock", 25),
         ("interpolation", 22),
-        ("latent walk", 25),
+        ("latent walk", 21),
     ],
 )
 def test_static_pages_of_explorers(name, states):
