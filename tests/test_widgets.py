@@ -328,7 +328,7 @@ def test_explorers_answer_their_sliders(name):
         ("discriminator", 28),
         ("dropblock", 25),
         ("interpolation", 22),
-        ("latent walk", 25),
+        ("latent walk", 21),
         ("noise", 20),
     ],
 )

@@ -14,7 +14,8 @@ from retina_lab.widgets.base import Explorer, menu, slider
 
 SIDE = 2.9  # inches of a picture
 MOST_DIRECTIONS = 4
-STEPS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+FRAMES = ((-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0), (-2.0, 0.0, 2.0))
+"""Steps along the first two directions in the book."""
 PATHS = ("straight", "spherical")
 
 Axes = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -152,7 +153,7 @@ def explore_latent_walk(
         lambda **steps: render_latent_walk(run, axes, threshold, painter, **steps),
         lambda **steps: describe_latent_walk(run, axes, threshold, painter, **steps),
         {name: slider(name.replace("_", " "), 0.0, -3.0, 3.0, 0.5, ".1f") for name in names},
-        frames=dict.fromkeys(names[:2], STEPS),
+        frames=dict(zip(names, FRAMES, strict=False)),
     )
 
 

@@ -139,7 +139,7 @@ def explore_lesions(
     if tree.shape != (1, 1, size, size):
         raise ValueError(f"the tree must be (1, 1, {size}, {size}), not {tuple(tree.shape)}")
     controls = {
-        "x": slider("x (column)", round(0.4 * size), 0, size - 1, 1, "d"),
+        "x": slider("x (column)", round(0.3 * size), 0, size - 1, 1, "d"),
         "y": slider("y (row)", round(0.6 * size), 0, size - 1, 1, "d"),
         "kind": menu("lesion", LESIONS, kind),
         "radius": slider("radius (pixels)", max(1, size // 24), 1, max(2, size // 8), 1, "d"),
