@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn as nn
+from safetensors.torch import save_file
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
@@ -151,6 +152,34 @@ def settings_found(out: Path, settings: dict[str, Any]) -> bool:
             "Choose another folder; nothing there was changed."
         )
     return True
+
+
+def write_run(
+    out: Path, weights: dict[str, dict[str, torch.Tensor]], run: Any, **more: Any
+) -> None:
+    """Write what a finished or stopped training leaves: weights, ``history.csv``, ``run.json``.
+
+    Args:
+        out: folder, made if needed.
+        weights: by name of the file without its ending.
+        run: has ``settings``, ``history``, ``seconds`` and ``interrupted``.
+        **more: further entries of ``run.json``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name, tensors in weights.items():
+        write_atomically(
+            out / f"{name}.safetensors", lambda path, tensors=tensors: save_file(tensors, path)
+        )
+    write_atomically(out / "history.csv", lambda path: run.history.to_csv(path, index=False))
+    record = {
+        "settings": run.settings,
+        "versions": versions(),
+        "seconds": {k: round(v, 3) for k, v in run.seconds.items()},
+        "interrupted": run.interrupted,
+        **more,
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(out / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 class StopAfterStep:

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from retina_lab.adversarial import adversarial_loss, share_called_real
 from retina_lab.loop import (
@@ -37,9 +37,8 @@ from retina_lab.loop import (
     settings_found,
     start_fabric,
     step_seed,
-    versions,
     weights_of,
-    write_atomically,
+    write_run,
 )
 from retina_lab.models import count_parameters
 from retina_lab.models.autoencoder import CodeDiscriminator, TreeAutoencoder, kl_divergence
@@ -601,25 +600,13 @@ def fit_synthesis(
 
 def save_synthesis(run: SynthesisRun, out: str | os.PathLike) -> None:
     """Write ``run.json``, ``weights.safetensors`` and ``history.csv`` into a folder."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     weights = {
         f"{name}.{key}": values
         for name, network in run.networks.items()
         for key, values in weights_of(network).items()
     }
     weights["fov"] = torch.from_numpy(run.fov)
-    write_atomically(out / "weights.safetensors", lambda path: save_file(weights, path))
-    write_atomically(out / "history.csv", lambda path: run.history.to_csv(path, index=False))
-    record = {
-        "settings": run.settings,
-        "versions": versions(),
-        "seconds": {k: round(v, 3) for k, v in run.seconds.items()},
-        "interrupted": run.interrupted,
-        "banner": BANNER,
-    }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(out / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
+    write_run(Path(out), {"weights": weights}, run, banner=BANNER)
 
 
 def recipe_of(settings: dict[str, Any]) -> Recipe:

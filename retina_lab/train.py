@@ -36,9 +36,9 @@ from retina_lab.loop import (
     settings_found,
     start_fabric,
     step_seed,
-    versions,
     weights_of,
     write_atomically,
+    write_run,
 )
 from retina_lab.losses import Loss, build_loss, deeply_supervised
 from retina_lab.models import build_model, count_parameters, find_model
@@ -495,23 +495,11 @@ def fit(
 
 def save_run(run: Run, out: str | os.PathLike) -> None:
     """Write ``run.json``, ``weights.safetensors`` and ``history.csv`` into a folder."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    weights = weights_of(run.model)
-    write_atomically(out / "weights.safetensors", lambda path: save_file(weights, path))
-    write_atomically(out / "history.csv", lambda path: run.history.to_csv(path, index=False))
+    weights = {"weights": weights_of(run.model)}
     if run.adversary is not None:
-        judge = weights_of(run.adversary)
-        write_atomically(out / "adversary.safetensors", lambda path: save_file(judge, path))
-    record = {
-        "settings": run.settings,
-        "versions": versions(),
-        "seconds": {k: round(v, 3) for k, v in run.seconds.items()},
-        "threshold": {"value": run.threshold, "from": run.threshold_from},
-        "interrupted": run.interrupted,
-    }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+        weights["adversary"] = weights_of(run.adversary)
+    threshold = {"value": run.threshold, "from": run.threshold_from}
+    write_run(Path(out), weights, run, threshold=threshold)
 
 
 def load_run(folder: str | os.PathLike, model: nn.Module | None = None) -> Run:
