@@ -56,6 +56,10 @@ CALIBRATION = {"ece": metrics.ece, "brier": metrics.brier}
 METRICS = (*RATIOS, *AREAS, *TOPOLOGY, *CALIBRATION)
 """The names of the metrics of a report, in its order."""
 
+STEPS = 256
+"""How finely a report keeps the histograms of its maps: thresholds 0, 1/255, … 1."""
+STEP_LEVELS = metrics.TOP_LEVEL // (STEPS - 1)
+
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".gif", ".bmp", ".npy")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 
@@ -94,15 +98,40 @@ class Report:
     second_observer: dict | None
     threshold: dict
     images: dict
+    histograms: dict | None = None
+
+    def histogram(self, region: str = "fov") -> ScoreHistogram:
+        """The pooled pixels of all images by probability, ready for ``metrics.roc_curve`` etc.
+
+        Args:
+            region: ``"fov"`` or ``"all"`` for all pixels.
+
+        Returns:
+            A ``ScoreHistogram`` over the ``STEPS`` levels k/255; what lies between two of them
+            counts as the lower. Counts at these thresholds are exact; an area computed
+            from it is short of the report's own by the ties that are made.
+
+        Raises:
+            EvaluationError: if the report holds no histograms.
+        """
+        if self.histograms is None:
+            raise EvaluationError("this report holds no histograms; score the maps again")
+        pixels = self.histograms[region]
+        return ScoreHistogram(
+            np.array(pixels["positives"]),
+            np.array(pixels["negatives"]),
+            np.arange(STEPS) * STEP_LEVELS,
+        )
 
     def to_dict(self) -> dict:
-        """The five parts as one dictionary, ready for strict JSON."""
+        """The six parts as one dictionary, ready for strict JSON."""
         return {
             "fov": self.fov,
             "all": self.all,
             "second_observer": self.second_observer,
             "threshold": self.threshold,
             "images": self.images,
+            "histograms": self.histograms,
         }
 
     def to_json(self, path) -> Path:
@@ -268,6 +297,10 @@ def evaluate_maps(
         **blocks,
         threshold={"value": float(threshold), "from": str(threshold_from)},
         images=images,
+        histograms={
+            "fov": _coarse_histogram(in_fov.values()),
+            "all": _coarse_histogram(everywhere.values()),
+        },
     )
 
 
@@ -789,6 +822,17 @@ def _summarise(measured: dict[str, _Measured], bootstrap: int, seed: int):
         for i, name in enumerate(measured)
     }
     return block, rows
+
+
+def _coarse_histogram(measured: Iterable[_Measured]) -> dict[str, list[int]]:
+    """The pixels of all images in ``STEPS`` steps of probability."""
+    starts = np.arange(STEPS) * STEP_LEVELS
+    return {
+        kind: sum(
+            np.add.reduceat(getattr(image.histogram, kind), starts) for image in measured
+        ).tolist()
+        for kind in ("positives", "negatives")
+    }
 
 
 def _stack(histograms: list[ScoreHistogram]) -> ScoreHistogram:

@@ -82,7 +82,7 @@ def test_a_run_and_its_saved_maps_score_alike(run, folder, tmp_path, capsys):
     assert cli.main([*argv, "--json", str(tmp_path / "b.json")]) == 0
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert one == two
-    assert set(one) == {"fov", "all", "second_observer", "threshold", "images"}
+    assert set(one) == {"fov", "all", "second_observer", "threshold", "images", "histograms"}
     assert set(one["fov"]) == set(METRICS)
     assert set(one["fov"]["dice"]) == {"pooled", "mean", "sd", "interval"}
     assert one["fov"]["cldice"]["pooled"] is None

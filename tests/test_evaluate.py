@@ -73,7 +73,7 @@ def report(samples, maps):
 
 def test_report_has_the_promised_shape(report, samples):
     found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert list(found) == ["fov", "all", "second_observer", "threshold", "images"]
+    assert list(found) == ["fov", "all", "second_observer", "threshold", "images", "histograms"]
     for block in ("fov", "all", "second_observer"):
         assert tuple(found[block]) == METRICS
         for metric, entry in found[block].items():
@@ -87,6 +87,33 @@ def test_report_has_the_promised_shape(report, samples):
     row = found["images"]["01_test"]
     assert list(row) == ["fov_source", "fov", "all", "second_observer"]
     assert list(row["fov"]) == [*METRICS, "counts"]
+
+
+@pytest.mark.parametrize("region", ["fov", "all"])
+def test_the_kept_histogram_counts_like_the_maps(report, samples, maps, region):
+    histogram = report.histogram(region)
+    for step in (0, 1, 100, 254, 255):
+        expected = sum(
+            (
+                metrics.count(
+                    metrics.binarise(maps[s.name], step / 255),
+                    s.vessels,
+                    s.fov if region == "fov" else np.ones_like(s.fov),
+                )
+                for s in samples
+            ),
+            metrics.Counts(),
+        )
+        assert metrics.counts_at(histogram, step / 255) == expected
+    pooled = getattr(report, region)
+    assert metrics.auc_roc(histogram) == pytest.approx(pooled["auc_roc"]["pooled"], abs=1e-4)
+    assert metrics.ece(histogram) == pytest.approx(pooled["ece"]["pooled"], abs=5e-3)
+
+
+def test_a_report_without_histograms_says_so(report):
+    older = Report(**{key: part for key, part in report.to_dict().items() if key != "histograms"})
+    with pytest.raises(EvaluationError, match="score the maps again"):
+        older.histogram()
 
 
 @pytest.mark.parametrize("region", ["fov", "all"])
