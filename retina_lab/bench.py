@@ -27,12 +27,12 @@ import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from retina_lab.benchmark import between_markers
 from retina_lab.datasets.manifests import project_root
 from retina_lab.loop import versions
 from retina_lab.losses import build_loss, deeply_supervised
 from retina_lab.models import MODELS, DeformConv2d, UNet, build_model, count_parameters
 from retina_lab.predict import pick_device
+from retina_lab.results import between_markers
 
 SIZES = (256, 512, 1024)
 PATIENCE = 10.0  # seconds; a call that takes longer is not repeated

@@ -1,12 +1,16 @@
-"""``python -m retina_lab.benchmark``: train and score a declared grid, one process at a time.
+"""``python -m retina_lab.benchmark``: measure a declared grid, one cell after the other.
 
-``run GRID`` goes through the cells of a grid: each trains one network from one seed and scores
-it on test images by the protocol of :mod:`retina_lab.evaluate`. Every cell leaves one file,
-``data/results/GRID/CELL.json``, with settings, versions, machine, seconds, the commands that
-repeat it and the whole report. A cell that has its file is not run again, and a training that
-was stopped goes on where it was, so giving the command again continues the grid.
+``run GRID`` goes through the cells of a grid (:mod:`retina_lab.grids`). Every cell leaves one
+file, ``data/results/GRID/CELL.json``, with settings, versions, machine, seconds, the commands
+that repeat it and the whole report. A cell that has its file is not run again, and a training
+that was stopped goes on where it was, so giving the command again continues the grid
+(``resume`` is the same word for it).
 
-``table GRID`` prints what is there, ``readme`` writes the default network's rows into README.md.
+On several cards give ``--devices``, or start it by ``torchrun`` or SLURM's ``srun``: the cells
+still come one after the other, each training spread over all processes. Or let several
+machines that share the folders take every n-th cell: ``--part 1/4``, ``--part 2/4``, …
+
+``table`` prints a grid, or writes README and the book from all of them.
 """
 
 from __future__ import annotations
@@ -14,248 +18,286 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
+import re
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from retina_lab.datasets.manifests import project_root
-
-BEGIN, END = "<!-- results: made by `python -m retina_lab.benchmark readme` -->", "<!-- end -->"
-FIGURES = ("dice", "auc_roc", "average_precision", "cldice", "betti0_error")
-
-
-def length_of(text: str) -> dict[str, str | int]:
-    """``"200 epochs"`` or ``"5m"`` as the arguments ``epochs`` or ``budget`` of a training."""
-    number, _, unit = text.partition(" ")
-    return {"epochs": int(number)} if unit == "epochs" else {"budget": text}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training and its scores.
-
-    Attributes:
-        model: name in ``retina-lab models``.
-        dataset: trained on the training images of ``split``.
-        split: of the dataset.
-        length: of training: a time budget such as ``"5m"``, or ``"200 epochs"``.
-        seed: of the training.
-        scored_on: (dataset, split) pairs whose test images are scored; its own if empty.
-        options: further arguments of :func:`retina_lab.train.fit` that the command line has too.
-    """
-
-    model: str
-    dataset: str
-    split: str
-    length: str
-    seed: int
-    scored_on: tuple[tuple[str, str], ...] = ()
-    options: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def name(self) -> str:
-        """File name of its result."""
-        split, length = self.split.replace("/", "-"), self.length.replace(" ", "-")
-        adversary = dict(self.options).get("adversary")
-        network = f"{self.model}-vs-{adversary}" if adversary else self.model
-        return f"{network}-{self.dataset}-{split}-{length}-s{self.seed}"
-
-    @property
-    def how_long(self) -> dict[str, str | int]:
-        """The same for :func:`retina_lab.train.fit`: ``budget`` or ``epochs``."""
-        return length_of(self.length)
-
-    @property
-    def tests(self) -> tuple[tuple[str, str], ...]:
-        """What it is scored on."""
-        return self.scored_on or ((self.dataset, self.split),)
-
-    def commands(self) -> dict[str, str | list[str]]:
-        """The command lines that do the same by hand."""
-        run = shlex.quote(f"runs/{self.name}")
-        flags = "".join(
-            f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
-            for name, value in {**self.how_long, **dict(self.options)}.items()
-        ).replace("--crop None", "--crop 0")
-        return {
-            "train": f"retina-lab train --dataset {self.dataset} --split {self.split} "
-            f"--model {self.model}{flags} --seed {self.seed} --out {run}",
-            "evaluate": [
-                f"retina-lab evaluate --run {run} --dataset {dataset} --split {split}"
-                for dataset, split in self.tests
-            ],
-        }
-
-
-EQUAL_BUDGET_MODELS = (
-    "small-unet",
-    "w-net",
-    "small-cbam-unet",
-    "small-cmp-unet",
-    "small-rsan-backbone",
-    "small-rsan-dropblock",
-    "small-rsan",
-    "small-deformable-encoder-unet",
-    "small-du-net",
-    "small-du-net-9",
+from retina_lab.grids import (
+    GRIDS,
+    AnyCell,
+    Cell,
+    Classical,
+    Combination,
+    Published,
+    maps_folder,
+    results_folder,
 )
-SLIDES = {"crop": None, "batch_size": 2, "lr": 1e-3, "loss": "bce + dice", "widest": 2000}
-RSAN = {"crop": None, "batch_size": 2, "lr": 1e-3, "loss": "bce", "widest": 2000}
-V_GAN = {
-    "crop": None, "batch_size": 2, "lr": 2e-4, "loss": "bce", "widest": 2000,
-    "normalisation": "zscore",
-}  # fmt: skip
-M_CAM_GAN = {
-    "crop": 512, "batch_size": 2, "lr": 2e-4, "loss": "focal", "widest": 2000,
-    "augmentation": "strong", "adversary": "multi-scale-cam",
-}  # fmt: skip
-W_NET = {"crop": None, "batch_size": 4, "lr": 1e-2, "loss": "bce", "widest": 512}
 
-PAPERS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Widths are those of the registry. Where a source gives no schedule (the slides) ours stands;
-    # the rate falls linearly everywhere, where RSAN takes one step and lwnet runs through cycles.
-    **dict.fromkeys(
-        (
-            "unet",
-            "unet-3",
-            "cbam-unet",
-            "cmp-unet",
-            "deformable-encoder-unet",
-            "du-net",
-            "du-net-9",
-        ),
-        ("200 epochs", SLIDES),
-    ),
-    **dict.fromkeys(("rsan-backbone", "rsan-dropblock", "rsan"), ("200 epochs", RSAN)),
-    "rsan-chase": ("150 epochs", {**RSAN, "batch_size": 1}),
-    "v-gan": ("400 epochs", V_GAN),
-    "m-cam-gan": ("1112 epochs", M_CAM_GAN),  # 10,000 steps on DRIVE's 18 images, two a step
-    "w-net": ("1000 epochs", W_NET),
-}
-"""How long the full-size networks are trained, and with which settings, by their sources."""
+if TYPE_CHECKING:
+    from retina_lab.datasets.sample import FundusSample
+    from retina_lab.train import Run
 
-ADVERSARIES = ("pixel", "patch-2", "patch-1", "image")
-"""MI-GAN's and V-GAN's, by how much a verdict sees."""
-
-DRIVE, CHASE, STARE = ("drive", "official"), ("chase_db1", "20/8"), ("stare", "10/10")
-PHANTOM = ("phantom", "official")
-
-GRIDS: dict[str, list[Cell]] = {
-    # What the course's default network reaches while a class waits.
-    "small-unet": [
-        *(Cell("small-unet", *DRIVE, "60s", seed) for seed in range(3)),
-        *(Cell("small-unet", *DRIVE, "5m", seed) for seed in range(3)),
-        *(Cell("small-unet", *CHASE, "5m", seed) for seed in range(3)),
-        Cell("small-unet", *PHANTOM, "5m", 0, (PHANTOM, DRIVE, CHASE, STARE)),
-    ],
-    # Every architecture at about 120,000 parameters and the same four minutes.
-    "equal-budget": [
-        Cell(model, *data, "4m", seed)
-        for data, seed in ((DRIVE, 0), (CHASE, 0), (DRIVE, 1))
-        for model in EQUAL_BUDGET_MODELS
-    ],
-    # MI-GAN's question at class size: is a network better for having had an opponent?
-    "adversaries": [
-        Cell("small-unet", *DRIVE, "4m", seed, options=options)
-        for seed in range(2)
-        for options in ((), *((("adversary", name),) for name in ADVERSARIES))
-    ],
-    # The full-size networks by their papers' settings. Hours a cell on a GPU, days without one.
-    "papers": [
-        Cell(model, *data, length, seed, options=tuple(options.items()))
-        for seed in range(3)
-        for data in (DRIVE, STARE, CHASE)
-        for model, (length, options) in PAPERS.items()
-        if model != ("rsan" if data == CHASE else "rsan-chase")
-    ]
-    # MI-GAN's table 1: the same generator against each of its discriminators.
-    + [
-        Cell(
-            "v-gan",
-            *data,
-            PAPERS["v-gan"][0],
-            seed,
-            options=(*V_GAN.items(), ("adversary", adversary)),
-        )
-        for seed in range(3)
-        for data in (DRIVE, STARE)
-        for adversary in ADVERSARIES
-    ],
-}
+Maps = Mapping[str, np.ndarray]
 
 
-def results_folder(grid: str) -> Path:
-    """Where the cells of a grid are kept.
-
-    Raises:
-        ValueError: if there is no such grid; the message lists them.
-    """
-    if grid not in GRIDS:
-        raise ValueError(f"unknown grid {grid!r}; there are: {', '.join(GRIDS)}")
-    return (project_root() or Path.cwd()) / "data" / "results" / grid
-
-
-def run_cell(cell: Cell, runs: Path, device: str = "auto") -> dict[str, Any] | None:
-    """Train and score one cell.
+def train_cell(cell: Cell, runs: Path, device: str = "auto", devices: int = 1) -> Run:
+    """The run of a cell: trained now, continued, or read if it is finished.
 
     Args:
-        cell: what to do.
-        runs: folder for its run; a stopped one in it is continued.
+        cell: what to train.
+        runs: folder for the runs.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-
-    Returns:
-        What is written to its file, or None if the training was interrupted.
+        devices: number of processes, one device each.
 
     Raises:
         DatasetError: if one of its datasets is not here.
     """
     from retina_lab.datasets import open_split
-    from retina_lab.evaluate import evaluate_maps
-    from retina_lab.loop import versions
-    from retina_lab.predict import predict_dataset
     from retina_lab.train import fit, hold_out
+
+    train, val = hold_out(open_split(cell.dataset, cell.split).train, 2)
+    more = [open_split(*other).train for other in cell.also]
+    return fit(
+        cell.model, [sample for dataset in (train, *more) for sample in dataset], val,
+        **cell.how_long, **dict(cell.options), seed=cell.seed, device=device, devices=devices,
+        out=runs / cell.name, split=cell.split,
+    )  # fmt: skip
+
+
+def measure_network(
+    cell: Cell, runs: Path, device: str = "auto", devices: int = 1
+) -> dict[str, Any] | None:
+    """Train and score one network; with several processes all but the first get None."""
+    from retina_lab.datasets import open_split
+    from retina_lab.predict import predict_dataset
 
     # All data are looked up before anything is trained.
     tests = {test: open_split(*test).test for test in cell.tests}
-    train, val = hold_out(open_split(cell.dataset, cell.split).train, 2)
-    run = fit(
-        cell.model, train, val, **cell.how_long, **dict(cell.options), seed=cell.seed,
-        device=device, out=runs / cell.name, split=cell.split,
-    )  # fmt: skip
+    run = train_cell(cell, runs, device, devices)
     if run.interrupted:
+        raise KeyboardInterrupt
+    if not is_first_process():
         return None
-    reports = {}
-    for (dataset, split), samples in tests.items():
-        maps = predict_dataset(run, samples, tta=True, device=device)
-        report = evaluate_maps(
-            samples, maps, threshold=run.threshold, threshold_from=run.threshold_from
-        )
-        reports[f"{dataset} {split}"] = report.to_dict()
     return {
-        "cell": {**vars(cell), "scored_on": cell.tests, "options": dict(cell.options)},
-        "commands": cell.commands(),
         "settings": run.settings,
         "steps": int(run.history["step"].iloc[-1]),
         "seconds": run.seconds,
-        "versions": versions(),
-        "cores": os.cpu_count(),
+        "reports": {
+            f"{dataset} {split}": score(
+                samples,
+                predict_dataset(run, samples, tta=True, device=device),
+                run.threshold,
+                run.threshold_from,
+            )
+            for (dataset, split), samples in tests.items()
+        },
+    }
+
+
+def measure_combination(
+    cell: Combination, runs: Path, device: str = "auto", devices: int = 1
+) -> dict[str, Any] | None:
+    """Average the maps of trained networks, or treat them otherwise, and score that."""
+    from retina_lab.cleaning import choose_cleaning
+    from retina_lab.datasets import open_split
+    from retina_lab.evaluate import choose_threshold
+
+    first = cell.members[0]
+    learned_from = list(open_split(first.dataset, first.split).train)
+    tests = {test: open_split(*test).test for test in cell.tests}
+    members = [train_cell(member, runs, device, devices) for member in cell.members]
+    if any(run.interrupted for run in members):
+        raise KeyboardInterrupt
+    if not is_first_process():
+        return None
+    known = average_maps(members, learned_from, cell.tta, device)
+    threshold = choose_threshold(learned_from, known)
+    cleaning = choose_cleaning(learned_from, known, threshold) if cell.cleaned else None
+    reports = {}
+    begin = time.perf_counter()
+    for (dataset, split), samples in tests.items():
+        maps = average_maps(members, samples, cell.tta, device)
+        if cleaning is not None:
+            maps = {name: cleaning.map(probability) for name, probability in maps.items()}
+        reports[f"{dataset} {split}"] = score(
+            samples, maps, threshold, f"{len(learned_from)} training images"
+        )
+    return {
+        "settings": {
+            "model": cell.label,
+            "members": [member.name for member in cell.members],
+            "tta": cell.tta,
+            "cleaning": None if cleaning is None else vars(cleaning),
+            "dataset": members[0].settings["dataset"],
+            "seed": first.seed if len(members) == 1 else None,
+            "budget_seconds": members[0].settings["budget_seconds"],
+            "epochs": members[0].settings["epochs"],
+            "parameters": sum(run.settings["parameters"] for run in members),
+        },
+        "seconds": {
+            "train": sum(run.seconds["train"] for run in members),
+            "test": time.perf_counter() - begin,
+        },
         "reports": reports,
     }
 
 
-def run_grid(grid: str, runs: Path, device: str = "auto", only: str = "") -> list[str]:
+def measure_classical(cell: Classical) -> dict[str, Any]:
+    """Apply a method that learns nothing; its threshold comes from training images."""
+    from retina_lab.classical import CLASSICAL
+    from retina_lab.datasets import open_split
+    from retina_lab.evaluate import choose_threshold
+
+    split = open_split(cell.dataset, cell.split)
+    detect = CLASSICAL[cell.method]
+    known, test = list(split.train), list(split.test)
+    threshold = choose_threshold(known, {sample.name: detect(sample) for sample in known})
+    begin = time.perf_counter()
+    maps = {sample.name: detect(sample) for sample in test}
+    return {
+        "settings": {**_no_network(cell.method), "dataset": cell.dataset},
+        "seconds": {"test": time.perf_counter() - begin},
+        "reports": {
+            f"{cell.dataset} {cell.split}": score(
+                test, maps, threshold, f"{len(known)} training images"
+            )
+        },
+    }
+
+
+def measure_published(cell: Published) -> dict[str, Any]:
+    """Score maps that others have published, where the user has them."""
+    from retina_lab.datasets import DatasetError, open_split
+    from retina_lab.evaluate import load_maps, otsu_threshold
+
+    folder = maps_folder() / cell.method
+    if not folder.is_dir():
+        raise DatasetError(f"no published maps at {folder}; set RETINA_LAB_MAPS to their folder")
+    ((dataset, split),) = cell.tests
+    test = list(open_split(dataset, split).test)
+    maps = load_maps(folder, test)
+    return {
+        "settings": {**_no_network(cell.label), "dataset": dataset},
+        "seconds": {},
+        "reports": {
+            f"{dataset} {split}": score(
+                test, maps, otsu_threshold(test, maps), "Otsu on the maps scored, without labels"
+            )
+        },
+    }
+
+
+def _no_network(label: str) -> dict[str, Any]:
+    unknown = dict.fromkeys(("seed", "budget_seconds", "epochs", "parameters"))
+    return {"model": label, **unknown}
+
+
+def average_maps(
+    members: Sequence[Run], samples: Sequence[FundusSample], tta: bool, device: str = "auto"
+) -> dict[str, np.ndarray]:
+    """The mean of several networks' maps, by the name of the image."""
+    from retina_lab.predict import predict_dataset
+
+    maps = [predict_dataset(run, samples, tta=tta, device=device) for run in members]
+    return {name: np.mean([one[name] for one in maps], axis=0) for name in maps[0]}
+
+
+def score(
+    samples: Sequence[FundusSample], maps: Maps, threshold: float, threshold_from: str
+) -> dict[str, Any]:
+    """The report of maps, as it stands in a cell's file."""
+    from retina_lab.evaluate import evaluate_maps
+
+    report = evaluate_maps(samples, maps, threshold=threshold, threshold_from=threshold_from)
+    return report.to_dict()
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that scores and writes; always true if there is one."""
+    import torch.distributed
+
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def _wait_for_the_others() -> None:
+    """No process looks for a cell's file before it is written."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+KINDS = {
+    Cell: "network",
+    Combination: "combination",
+    Classical: "classical",
+    Published: "published",
+}
+
+
+def run_cell(
+    cell: AnyCell, grid: str, runs: Path, device: str = "auto", devices: int = 1
+) -> dict[str, Any] | None:
+    """Measure one cell.
+
+    Args:
+        cell: what to do.
+        grid: its grid, for the commands in its file.
+        runs: folder for its runs; a stopped one in it is continued.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        devices: number of processes, one device each.
+
+    Returns:
+        What is written to its file; None in all processes but the first.
+
+    Raises:
+        DatasetError: if one of its datasets is not here.
+        KeyboardInterrupt: if the training was stopped.
+    """
+    from retina_lab.loop import versions
+
+    if isinstance(cell, Cell):
+        found = measure_network(cell, runs, device, devices)
+    elif isinstance(cell, Combination):
+        found = measure_combination(cell, runs, device, devices)
+    elif isinstance(cell, Classical):
+        found = measure_classical(cell)
+    else:
+        found = measure_published(cell)
+    if found is None:
+        return None
+    return {
+        "kind": KINDS[type(cell)],
+        "variant": getattr(cell, "variant", ""),
+        "commands": cell.commands(grid),
+        **found,
+        "versions": versions(),
+        "cores": os.cpu_count(),
+    }
+
+
+def run_grid(
+    grid: str,
+    runs: Path,
+    device: str = "auto",
+    devices: int = 1,
+    only: str = "",
+    part: tuple[int, int] = (1, 1),
+) -> list[str]:
     """Run the cells of a grid that have no result yet.
 
     Args:
         grid: a name in ``GRIDS``.
         runs: folder for the runs.
         device: see :func:`run_cell`.
+        devices: see :func:`run_cell`.
         only: run only cells whose name contains this.
+        part: (k, n): of these only the k-th, (k + n)-th, …
 
     Returns:
         Why cells were left out, a line each; empty if the grid is complete.
@@ -267,7 +309,7 @@ def run_grid(grid: str, runs: Path, device: str = "auto", only: str = "") -> lis
 
     folder = results_folder(grid)
     folder.mkdir(parents=True, exist_ok=True)
-    cells = [cell for cell in GRIDS[grid] if only in cell.name]
+    cells = [cell for cell in GRIDS[grid] if only in cell.name][part[0] - 1 :: part[1]]
     left_out = []
     for number, cell in enumerate(cells, start=1):
         path = folder / f"{cell.name}.json"
@@ -275,18 +317,18 @@ def run_grid(grid: str, runs: Path, device: str = "auto", only: str = "") -> lis
             continue
         print(f"[{number}/{len(cells)}] {cell.name}", flush=True)
         try:
-            result = run_cell(cell, runs, device)
+            result = run_cell(cell, grid, runs, device, devices)
         except DatasetError as error:
             left_out.append(f"{cell.name}: {str(error).splitlines()[0]}")
             continue
-        if result is None:
-            raise KeyboardInterrupt
-        partial = path.with_suffix(".part")
-        text = json.dumps(rounded(result), ensure_ascii=False, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, path)
-        for test, report in result["reports"].items():
-            print(f"    {test}: Dice {report['fov']['dice']['pooled']:.4f}", flush=True)
+        if result is not None:
+            partial = path.with_suffix(".part")
+            text = json.dumps(rounded(result), ensure_ascii=False, allow_nan=False)
+            partial.write_text(text + "\n", encoding="utf-8")
+            os.replace(partial, path)
+            for test, report in result["reports"].items():
+                print(f"    {test}: Dice {report['fov']['dice']['pooled']:.4f}", flush=True)
+        _wait_for_the_others()
     return left_out
 
 
@@ -299,195 +341,45 @@ def rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def read_cells(grid: str) -> list[dict[str, Any]]:
-    """The results of a grid, in the grid's order; cells without one are missing.
-
-    Raises:
-        ValueError: if there is no such grid or a file cannot be read; the message names it.
-    """
-    folder, found = results_folder(grid), []
-    for cell in GRIDS[grid]:
-        path = folder / f"{cell.name}.json"
-        if path.exists():
-            try:
-                found.append(json.loads(path.read_text(encoding="utf-8")))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
-    return found
-
-
-def load(grid: str) -> pd.DataFrame:
-    """The figures of a grid, one row for each cell and test set.
-
-    Returns:
-        A frame with the columns ``model``, ``adversary`` ("" for none), ``dataset`` and ``split``
-        (scored on), ``trained_on``, ``seed``, ``budget_seconds`` or ``epochs``, ``parameters``,
-        ``steps``, ``train_seconds``, ``threshold``, ``dice``, ``dice_low``, ``dice_high`` (95 %
-        bootstrap interval over images), ``auc_roc``, ``average_precision``, ``cldice`` and
-        ``betti0_error``: pooled over the pixels in the field of view, or the mean over images
-        where pooling has no meaning.
-    """
-    rows = []
-    for result in read_cells(grid):
-        settings = result["settings"]
-        for test, report in result["reports"].items():
-            dataset, split = test.split(" ", 1)
-            figures = {}
-            for name in FIGURES:
-                entry = report["fov"][name]
-                pooled = entry["pooled"]
-                figures[name] = entry["mean"] if pooled is None else pooled
-            low, high = report["fov"]["dice"]["interval"]
-            rows.append(
-                {
-                    "model": settings["model"],
-                    "adversary": (settings.get("adversary") or {}).get("discriminator", ""),
-                    "dataset": dataset,
-                    "split": split,
-                    "trained_on": settings["dataset"],
-                    "seed": settings["seed"],
-                    "budget_seconds": settings["budget_seconds"],
-                    "epochs": settings["epochs"],
-                    "parameters": settings["parameters"],
-                    "steps": result["steps"],
-                    "train_seconds": result["seconds"]["train"],
-                    "threshold": report["threshold"]["value"],
-                    "dice_low": low,
-                    "dice_high": high,
-                    **figures,
-                }
-            )
-    columns = [
-        "model", "adversary", "dataset", "split", "trained_on", "seed", "budget_seconds", "epochs",
-        "parameters", "steps", "train_seconds", "threshold", "dice", "dice_low", "dice_high",
-        "auc_roc", "average_precision", "cldice", "betti0_error",
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
-
-
-def paired(
-    grid: str, dataset: str, model: str, baseline: str = "small-unet", metric: str = "dice"
-) -> tuple[float, float, float] | None:
-    """Mean difference of two networks over the test images of a dataset, image by image.
-
-    Each image's value is first averaged over the seeds that both networks have.
-
-    Args:
-        grid: a name in ``GRIDS``.
-        dataset: that both were trained and scored on.
-        model: the network that is compared.
-        baseline: the network it is compared with.
-        metric: one of :data:`retina_lab.evaluate.METRICS`.
-
-    Returns:
-        model − baseline, and the ends of its 95 % bootstrap interval over images; None if
-        they have no seed in common.
-    """
-    from retina_lab.evaluate import mean_with_interval
-
-    values: dict[str, dict[int, dict[str, float]]] = {model: {}, baseline: {}}
-    for result in read_cells(grid):
-        name, seed = result["settings"]["model"], result["settings"]["seed"]
-        if name in values and result["settings"]["dataset"] == dataset:
-            for test, report in result["reports"].items():
-                if test.split(" ", 1)[0] == dataset:
-                    images = report["images"].items()
-                    values[name][seed] = {image: entry["fov"][metric] for image, entry in images}
-    seeds = sorted(values[model].keys() & values[baseline].keys())
-    if not seeds:
-        return None
-    differences = [
-        np.mean([values[model][seed][image] - values[baseline][seed][image] for seed in seeds])
-        for image in values[model][seeds[0]]
-    ]
-    return mean_with_interval(np.array(differences))
-
-
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Median and range over seeds, a row for each network, training, and test set."""
-    length = [
-        f"{row.budget_seconds:g} s" if pd.notna(row.budget_seconds) else f"{row.epochs:g} epochs"
-        for row in rows.itertuples()
-    ]
-    network = rows["model"] + np.where(rows["adversary"] == "", "", " vs " + rows["adversary"])
-    keys = ["model", "trained_on", "length", "dataset", "split"]
-    groups = rows.assign(length=length, model=network).groupby(keys, sort=False)
-    table = groups.agg(parameters=("parameters", "first"), seeds=("seed", "count"))
-    for name in ("dice", "auc_roc", "cldice", "betti0_error"):
-        places = 1 if name == "betti0_error" else 4
-        table[name] = groups[name].agg(lambda values, places=places: shown(values, places))
-    return table.reset_index()
-
-
-def shown(values: pd.Series, places: int = 4) -> str:
-    """Median, and smallest and largest in brackets if there are several."""
-    text = f"{values.median():.{places}f}"
-    return text if len(values) == 1 else (
-        f"{text} ({values.min():.{places}f}–{values.max():.{places}f})"
-    )  # fmt: skip
-
-
-HEADINGS = {
-    "model": "network", "parameters": "parameters", "trained_on": "trained on",
-    "length": "for", "dataset": "scored on", "seeds": "seeds", "dice": "Dice",
-    "auc_roc": "AUC-ROC", "cldice": "clDice", "betti0_error": "Betti-0 error",
-}  # fmt: skip
-
-
-def markdown_table(rows: pd.DataFrame) -> str:
-    """The summary as a table in Markdown."""
-    table = summary(rows)
-    table["model"] = "`" + table["model"] + "`"
-    table["parameters"] = table["parameters"].map("{:,}".format)
-    table["dataset"] += ", " + table["split"] + " test"
-    lines = ["| " + " | ".join(HEADINGS.values()) + " |", "|---" * len(HEADINGS) + "|"]
-    for _, row in table.iterrows():
-        lines.append("| " + " | ".join(str(row[name]) for name in HEADINGS) + " |")
-    return "\n".join(lines)
-
-
-def between_markers(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
-    """``text`` with the table between two markers.
-
-    Raises:
-        ValueError: if the markers are not there.
-    """
-    if begin not in text or end not in text:
-        raise ValueError(f"the text lacks the markers {begin} and {end}")
-    before, rest = text.split(begin, 1)
-    return f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
+def _part(text: str) -> tuple[int, int]:
+    """``"2/5"`` as (2, 5)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form k/n with 1 ≤ k ≤ n")
+    return int(match[1]), int(match[2])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a grid, print its table, or write the README's; returns the exit status."""
+    """Run a grid, or write what is known of it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m retina_lab.benchmark", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run", help="run, or continue, a grid")
+    run = verbs.add_parser("run", aliases=["resume"], help="run, or continue, a grid")
     run.add_argument("grid", choices=GRIDS)
     run.add_argument("--only", default="", help="cells whose name contains this")
+    run.add_argument("--part", type=_part, default=(1, 1), help="k/n: every n-th from the k-th")
     run.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
     run.add_argument("--device", default="auto")
-    table = verbs.add_parser("table", help="print what there is")
-    table.add_argument("grid", choices=GRIDS)
-    verbs.add_parser("readme", help="write the default network's rows into README.md")
+    run.add_argument("--devices", type=int, default=1, help="processes, one device each")
+    table = verbs.add_parser("table", help="print a grid, or write README and the book")
+    table.add_argument("grid", choices=GRIDS, nargs="?")
     args = parser.parse_args(argv)
-    if args.verb == "run":
-        try:
-            left_out = run_grid(args.grid, args.runs, args.device, args.only)
-        except KeyboardInterrupt:
-            print("stopped; give the same command to go on", file=sys.stderr)
-            return 130
-        for line in left_out:
-            print(f"left out: {line}", file=sys.stderr)
-        return 1 if left_out else 0
     if args.verb == "table":
-        print(markdown_table(load(args.grid)))
+        from retina_lab import results
+
+        if args.grid is None:
+            results.write_tables()
+        else:
+            print(results.markdown_table(results.load(args.grid)))
         return 0
-    readme = project_root() / "README.md"
-    table = markdown_table(load("small-unet"))
-    text = between_markers(readme.read_text(encoding="utf-8"), table)
-    readme.write_text(text, encoding="utf-8")
-    return 0
+    try:
+        left_out = run_grid(args.grid, args.runs, args.device, args.devices, args.only, args.part)
+    except KeyboardInterrupt:
+        print("stopped; give the same command to go on", file=sys.stderr)
+        return 130
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    return 1 if left_out else 0
 
 
 if __name__ == "__main__":

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import io
 import json
 import os
 import platform
 import shutil
 import sys
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +34,11 @@ def _train(args: argparse.Namespace) -> int:
 
     split = open_split(args.dataset, args.split)
     train, val = hold_out(split.train, args.val)
+    # images of other datasets are only learned from: the model is for the one that is named
+    more = [open_split(*other.split("@", 1)).train for other in args.also]
     run = fit(
         args.model,
-        train,
+        [sample for dataset in (train, *more) for sample in dataset],
         val,
         epochs=args.epochs,
         budget=args.budget,
@@ -52,6 +52,9 @@ def _train(args: argparse.Namespace) -> int:
         widest=args.widest,
         batch_size=args.batch_size,
         lr=args.lr,
+        weight_decay=args.weight_decay,
+        schedule=args.schedule,
+        checks=args.checks,
         device=args.device,
         devices=args.devices,
         precision=args.precision,
@@ -271,7 +274,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _warn_of_leak(run, split) -> None:
     """Say it loudly when a test image was trained on."""
-    if run.settings["dataset"] != split.test.name:
+    from retina_lab.train import MIXED
+
+    if split.test.name not in run.settings["dataset"].split(MIXED):
         return
     seen = set(run.settings["train"]) | set(run.settings["val"])
     leaked = sorted(seen & set(split.test.names))
@@ -286,34 +291,26 @@ def _warn_of_leak(run, split) -> None:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    """A ZIP for the DRIVE Grand Challenge: ``1.png`` … ``20.png``, 0 and 255, at the top."""
-    from PIL import Image
-
+    """Predict, cut at the run's threshold and write the challenge's file."""
     from retina_lab.datasets import open_split
     from retina_lab.metrics import binarise
     from retina_lab.predict import predict
+    from retina_lab.submission import write_submission
     from retina_lab.train import load_run
 
-    out = Path(args.out)
-    if out.exists() and not args.overwrite:
-        raise CommandError(f"{out} exists; choose another name or add --overwrite")
+    if Path(args.out).exists() and not args.overwrite:  # told before the work is done
+        raise CommandError(f"{args.out} exists; choose another name or add --overwrite")
     run = load_run(args.run)
     split = open_split("drive", "official")
     _warn_of_leak(run, split)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for sample in split.test:
-            vessels = binarise(
-                predict(run, sample, tta=args.tta, device=args.device), run.threshold
-            )
-            picture = io.BytesIO()
-            Image.fromarray(vessels.astype(np.uint8) * 255).save(picture, format="PNG")
-            archive.writestr(f"{int(sample.name.split('_')[0])}.png", picture.getvalue())
-    os.replace(partial, out)
+    vessels = {
+        sample.name: binarise(predict(run, sample, tta=args.tta, device=args.device), run.threshold)
+        for sample in split.test
+    }
+    write_submission(args.out, vessels, args.overwrite)
     print(
-        f"{len(split.test)} maps at threshold {run.threshold:.4f} (from {run.threshold_from}) → "
-        f"{out}\nUpload it at https://drive.grand-challenge.org (registration needed)."
+        f"{len(vessels)} maps at threshold {run.threshold:.4f} (from {run.threshold_from}) → "
+        f"{args.out}\nUpload it at https://drive.grand-challenge.org (registration needed)."
     )
     return 0
 
@@ -427,6 +424,13 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", parents=[device], help="train a network")
     train.add_argument("--dataset", required=True, help="a dataset's name or a folder of images")
     train.add_argument("--split", help="default: the dataset's first split")
+    train.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="DATASET[@SPLIT]",
+        help="learn from another dataset's training images too; may be repeated",
+    )
     train.add_argument("--model", default="small-unet", help="see: retina-lab models")
     length = train.add_mutually_exclusive_group(required=True)
     length.add_argument("--budget", help="wall time, such as 60s, 5m, 1.5h")
@@ -453,6 +457,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--batch-size", type=int, default=2)
     train.add_argument("--lr", type=float, default=2e-3)
+    train.add_argument("--weight-decay", type=float, default=1e-2)
+    train.add_argument("--schedule", default="linear", choices=("linear", "cycles"))
+    train.add_argument(
+        "--checks", type=int, default=10, help="validations, and cycles if there are (default 10)"
+    )
     train.add_argument("--devices", type=int, default=1, help="processes, one device each")
     train.add_argument("--precision", default="auto", help="such as 32-true or bf16-mixed")
     train.set_defaults(run_command=_train)

@@ -118,6 +118,7 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
         "threads": str(torch.get_num_threads()),
+        **({"card": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
 
 
@@ -223,10 +224,11 @@ class Loop:
         fabric: sets up devices, precision and processes; launched.
         networks: by name; the first one is what is trained *for*, and whose best weights are
             kept.
-        optimizers: by the same names. The rate each begins with falls linearly to zero.
+        optimizers: by the same names. The rate each begins with is multiplied by :meth:`rate`.
         steps_per_epoch: steps in which every image is seen once.
         settings: of the run, with ``model``, ``seed``, ``epochs``, ``budget_seconds``,
-            ``checks``, ``gradient_clip`` (None: none) and ``precision``.
+            ``checks``, ``gradient_clip`` (None: none) and ``precision``; ``schedule`` if it is
+            not linear.
         columns: what :meth:`learn` reports beside ``loss``.
         score: name of the column with what :meth:`validate` returns.
         out: folder for ``checkpoint.pt`` and ``history.csv``, or None.
@@ -298,7 +300,7 @@ class Loop:
         """Step by step, until the epochs or the seconds are over."""
         self._train_mode(True)
         while (share := self.share_done()) < 1 and not stop.asked:
-            self._set_rates(1 - share)
+            self._set_rates(self.rate(share))
             self._set_momentum()
             torch.manual_seed(step_seed(self.settings["seed"], 3, self.step, self.rank))  # dropout
             self.losses.append(self.learn())
@@ -344,6 +346,18 @@ class Loop:
         share = min(1.0, self.elapsed() / self.limit)
         # Two clocks would let one process stop while the other waits for its gradients.
         return self.fabric.broadcast(share) if self.fabric.world_size > 1 else share
+
+    def rate(self, share: float) -> float:
+        """The learning rate at a share of the training, as a part of the rate at its start.
+
+        ``"linear"`` falls from one to zero. ``"cycles"`` falls along half a cosine to zero before
+        every check and is one again after it (Loshchilov and Hutter, "SGDR", 2017, equation 5).
+        A cycle lasts until its check is made: weights must not be judged at a high rate.
+        """
+        if self.settings.get("schedule", "linear") == "linear":
+            return 1 - share
+        position = min(1.0, share * self.settings["checks"] - self.checks_done)
+        return (1 + math.cos(math.pi * position)) / 2
 
     def _train_mode(self, training: bool) -> None:
         for network in self.networks.values():

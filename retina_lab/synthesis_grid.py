@@ -22,14 +22,16 @@ import pandas as pd
 import torch
 
 from retina_lab import judge
-from retina_lab.benchmark import between_markers, length_of, rounded
+from retina_lab.benchmark import rounded
 from retina_lab.datasets import open_dataset, open_split
 from retina_lab.datasets.manifests import project_root
 from retina_lab.datasets.phantom import make_phantom
 from retina_lab.datasets.sample import FundusSample
+from retina_lab.grids import length_of
 from retina_lab.loop import RECORD, versions, write_atomically
 from retina_lab.models.vgg import load_vgg19
 from retina_lab.pairs import TreePairs, make_pairs, segmented_trees
+from retina_lab.results import between_markers
 from retina_lab.sampling import draw_trees, make_samples, random_codes
 from retina_lab.synthesis import BANNER, SynthesisRun, find_recipe, fit_synthesis, load_synthesis
 from retina_lab.weights import (

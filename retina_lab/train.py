@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from retina_lab.adversarial import Adversary
 
 HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
+SCHEDULES = ("linear", "cycles")
+MIXED = " + "
+"""Between the names of the datasets that a network was trained on."""
 
 
 @dataclass
@@ -324,6 +327,7 @@ def fit(
     batch_size: int = 2,
     lr: float = 2e-3,
     weight_decay: float = 1e-2,
+    schedule: str = "linear",
     gradient_clip: float = 1.0,
     checks: int = 10,
     device: str = "auto",
@@ -337,15 +341,15 @@ def fit(
 ) -> Run:
     """Train a segmentation network for a number of epochs or for a time budget.
 
-    AdamW, with a learning rate that falls linearly to zero at the end of the epochs or of
-    the budget. BatchNorm's running averages reach back over the last tenth of the steps (the
+    AdamW, with a learning rate that falls to zero at the end of the epochs or of the budget.
+    BatchNorm's running averages reach back over the last tenth of the steps (the
     aim of "precise BatchNorm": Wu and Johnson, "Rethinking 'batch' in BatchNorm", 2021). The
     budget is wall time up to the last training step, reading the images and
     validation included; choosing the threshold comes after it.
 
     Args:
         model: a name of ``retina-lab models``, built here from ``seed``, or a module.
-        train: labelled samples; one epoch shows a crop of each.
+        train: labelled samples, of several datasets if you like; one epoch shows a crop of each.
         val: labelled samples for ``val_dice`` and the choice of the best weights; without
             them the last weights are kept. Never test images.
         epochs: number of epochs; or
@@ -364,6 +368,8 @@ def fit(
         batch_size: crops a step, over all processes together.
         lr: learning rate at the start.
         weight_decay: of AdamW.
+        schedule: of the rate: ``"linear"``, or ``"cycles"`` of half a cosine, one a check; see
+            :meth:`retina_lab.loop.Loop.rate`.
         gradient_clip: largest norm of the whole gradient.
         checks: how many times validation is run, evenly over the training.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -399,6 +405,8 @@ def fit(
     }.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
     if lr <= 0 or weight_decay < 0 or gradient_clip <= 0:
         raise ValueError("lr and gradient_clip must be positive and weight_decay not negative")
     limit = parse_budget(budget) if budget is not None else math.inf
@@ -414,6 +422,13 @@ def fit(
     if isinstance(model, str):
         find_model(model)  # a misspelt name is told before the images are read
     train, val = list(train), list(val or [])
+    names = [sample.name for sample in (*train, *val)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"two images are called {twice[0]!r}; the names of training and validation images "
+            "must differ, whatever dataset they come from"
+        )
 
     fabric, precision = start_fabric(device, devices, precision)
     begin = time.perf_counter()
@@ -432,7 +447,7 @@ def fit(
         "start": fingerprint(network.state_dict()),
         "train": [sample.name for sample in train],
         "val": [sample.name for sample in val],
-        "dataset": train[0].dataset if train else "",
+        "dataset": MIXED.join(dict.fromkeys(sample.dataset for sample in train)),
         "split": split,
         "fov_width": min(widest, round(float(np.median([fov_width(s.fov) for s in train] or [0])))),
         "epochs": epochs,
@@ -446,6 +461,7 @@ def fit(
         "batch_size": batch_size,
         "lr": lr,
         "weight_decay": weight_decay,
+        "schedule": schedule,
         "gradient_clip": gradient_clip,
         "checks": checks,
         "precision": precision,

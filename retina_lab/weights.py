@@ -190,7 +190,7 @@ def ship(grid: str, cell: str, runs: Path) -> str:
     """Put the weights of a finished cell of a grid, and what they reach, into ``data/weights``.
 
     Args:
-        grid: a name in :data:`retina_lab.benchmark.GRIDS`.
+        grid: a name in :data:`retina_lab.grids.GRIDS`.
         cell: name of one of its cells.
         runs: the folder of runs that the grid was given.
 
@@ -200,7 +200,7 @@ def ship(grid: str, cell: str, runs: Path) -> str:
     Raises:
         TrainingError: if the cell is not finished or its run is not there.
     """
-    from retina_lab.benchmark import results_folder
+    from retina_lab.grids import results_folder
 
     record, weights = results_folder(grid) / f"{cell}.json", runs / cell / "weights.safetensors"
     for path in (record, weights):

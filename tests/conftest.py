@@ -6,6 +6,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from retina_lab.datasets import FundusSample
 from tests.server import server as server  # a fixture
@@ -32,3 +33,17 @@ def made_sample(seed: int, height: int = 48, width: int = 56) -> FundusSample:
 def made_samples():
     """Four small labelled samples."""
     return [made_sample(seed) for seed in range(4)]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A user's folder of eight small photographs with vessels and masks."""
+    root = tmp_path_factory.mktemp("photographs")
+    for part in ("images", "vessels", "mask"):
+        (root / part).mkdir()
+    for seed in range(8):
+        sample = made_sample(seed)
+        Image.fromarray(sample.image).save(root / f"images/eye{seed}.png")
+        Image.fromarray(sample.vessels).save(root / f"vessels/eye{seed}.png")
+        Image.fromarray(sample.fov).save(root / f"mask/eye{seed}.png")
+    return root

@@ -9,23 +9,8 @@ from PIL import Image
 from retina_lab import cli
 from retina_lab.datasets import DatasetError, open_split
 from retina_lab.evaluate import METRICS, Report
-from tests.conftest import made_sample
 
 TINY = ["--model", "tiny-unet", "--crop", "32", "--val", "1", "--device", "cpu"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A user's folder of eight small photographs with vessels and masks."""
-    root = tmp_path_factory.mktemp("photographs")
-    for part in ("images", "vessels", "mask"):
-        (root / part).mkdir()
-    for seed in range(8):
-        sample = made_sample(seed)
-        Image.fromarray(sample.image).save(root / f"images/eye{seed}.png")
-        Image.fromarray(sample.vessels).save(root / f"vessels/eye{seed}.png")
-        Image.fromarray(sample.fov).save(root / f"mask/eye{seed}.png")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +111,16 @@ def test_wrong_maps_are_named(run, folder, tmp_path, capsys, change, message):
     assert message in capsys.readouterr().err
 
 
-def test_test_images_in_training_are_refused(run, folder, tmp_path, capsys):
-    """A run that has seen a test image is not scored on it."""
+@pytest.mark.parametrize("also", ["", "abroad + "])
+def test_test_images_in_training_are_refused(run, folder, tmp_path, capsys, also):
+    """A run that has seen a test image is not scored on it, wherever else it has learned."""
     record = json.loads((run / "run.json").read_text())
     leaky = tmp_path / "leaky"
     leaky.mkdir()
     for name in ("weights.safetensors", "history.csv"):
         (leaky / name).write_bytes((run / name).read_bytes())
     record["settings"]["train"].append(open_split(folder).test.names[0])
+    record["settings"]["dataset"] = also + record["settings"]["dataset"]
     (leaky / "run.json").write_text(json.dumps(record))
     assert cli.main(["evaluate", "--run", str(leaky), "--dataset", str(folder)]) == 1
     assert "trained on 1 of these test images" in capsys.readouterr().err

@@ -191,9 +191,10 @@ def test_what_lies_in_the_folder(made_samples, tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", [1, 2])
-def test_interrupted_equals_uninterrupted(made_samples, tmp_path, stop_at):
+@pytest.mark.parametrize("schedule", ["linear", "cycles"])
+def test_interrupted_equals_uninterrupted(made_samples, tmp_path, stop_at, schedule):
     """Bit for bit: weights, history and the optimiser's memory."""
-    settings = {"epochs": 4, "seed": 3, "augmentation": "strong", **QUICK}
+    settings = {"epochs": 4, "seed": 3, "augmentation": "strong", "schedule": schedule, **QUICK}
     whole = fit("tiny-unet", made_samples[:3], made_samples[3:], out=tmp_path / "whole", **settings)
 
     calls = []
@@ -306,9 +307,36 @@ def test_a_budget_ends_and_the_rate_falls_to_its_end(made_samples):
     assert run.settings["budget_seconds"] == 2
 
 
+def test_a_cycle_ends_with_its_check(made_samples):
+    """Eight steps, two cycles: a quarter of the way at the end of an epoch, then three quarters."""
+    run = fit(
+        "tiny-unet", made_samples[:4], epochs=4, schedule="cycles", checks=2, lr=1e-3, **QUICK
+    )
+    quarter, rest = (1 + math.sqrt(0.5)) / 2, (1 - math.sqrt(0.5)) / 2
+    assert run.history["lr"].tolist() == pytest.approx([1e-3 * quarter, 1e-3 * rest] * 2)
+
+
+def test_several_datasets_are_all_recorded(made_samples):
+    foreign = [replace(s, name=f"far {s.name}", dataset="abroad") for s in made_samples[:2]]
+    run = fit("tiny-unet", [*made_samples[:2], *foreign, made_samples[2]], epochs=1, **QUICK)
+    assert run.settings["dataset"] == f"{made_samples[0].dataset} + abroad"
+
+
+@pytest.mark.parametrize(("train", "val"), [((0, 1, 0), ()), ((0, 1), (1,))])
+def test_one_image_is_not_used_twice(made_samples, train, val):
+    with pytest.raises(
+        ValueError, match=f"two images are called '{made_samples[max(val, default=0)].name}'"
+    ):
+        fit(
+            "tiny-unet", [made_samples[i] for i in train], [made_samples[i] for i in val],
+            epochs=1, **QUICK,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
+        ({"epochs": 1, "schedule": "spiral"}, "schedule must be one of linear, cycles"),
         ({}, "either epochs or a budget"),
         ({"epochs": 1, "budget": "1s"}, "either epochs or a budget"),
         ({"epochs": 0}, "epochs"),

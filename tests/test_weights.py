@@ -96,7 +96,7 @@ def test_a_cell_that_is_not_finished_cannot_be_shipped(tmp_path, capsys):
 
 
 def test_shipping_copies_weights_and_writes_their_entry(tmp_path, monkeypatch):
-    from retina_lab import benchmark
+    from retina_lab import grids
     from retina_lab.models import build_model
     from retina_lab.train import Run, save_run
 
@@ -109,13 +109,13 @@ def test_shipping_copies_weights_and_writes_their_entry(tmp_path, monkeypatch):
         history=pd.DataFrame(columns=HISTORY),
     )  # fmt: skip
     save_run(run, tmp_path / "runs" / "cell")
-    monkeypatch.setattr(benchmark, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(grids, "project_root", lambda: tmp_path)
     monkeypatch.setattr(weights, "project_root", lambda: tmp_path)
     record = {
         "settings": run.settings,
         "seconds": {"train": 1.0},
         "versions": {},
-        "commands": benchmark.Cell("tiny-unet", "phantom", "official", "1s", 0).commands(),
+        "commands": grids.Cell("tiny-unet", "phantom", "official", "1s", 0).commands("small-unet"),
         "reports": {
             "phantom official": {
                 "threshold": {"value": 0.3, "from": "2 training images"},
@@ -123,7 +123,7 @@ def test_shipping_copies_weights_and_writes_their_entry(tmp_path, monkeypatch):
             }
         },
     }
-    folder = benchmark.results_folder("small-unet")
+    folder = grids.results_folder("small-unet")
     folder.mkdir(parents=True)
     (tmp_path / "data" / "weights").mkdir()
     (folder / "cell.json").write_text(json.dumps(record))

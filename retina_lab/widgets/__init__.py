@@ -51,6 +51,14 @@ from retina_lab.widgets.lesions import (
 )
 from retina_lab.widgets.noise import describe_noise, explore_noise, paint_often, render_noise
 from retina_lab.widgets.phantom import describe_phantom, explore_phantom, render_phantom
+from retina_lab.widgets.table import (
+    describe_common_threshold,
+    describe_table,
+    explore_common_threshold,
+    explore_table,
+    render_common_threshold,
+    render_table,
+)
 from retina_lab.widgets.threshold import (
     describe_threshold,
     explore_threshold,
@@ -65,6 +73,7 @@ __all__ = [
     "count_paths",
     "describe_augmentation",
     "describe_bilinear",
+    "describe_common_threshold",
     "describe_dilation",
     "describe_discriminator",
     "describe_dropblock",
@@ -73,10 +82,12 @@ __all__ = [
     "describe_lesion",
     "describe_noise",
     "describe_phantom",
+    "describe_table",
     "describe_threshold",
     "drop_blocks",
     "explore_augmentation",
     "explore_bilinear",
+    "explore_common_threshold",
     "explore_dilation",
     "explore_discriminator",
     "explore_dropblock",
@@ -85,12 +96,14 @@ __all__ = [
     "explore_lesions",
     "explore_noise",
     "explore_phantom",
+    "explore_table",
     "explore_threshold",
     "guess_from_nearest",
     "paint_often",
     "painted_lesion",
     "render_augmentation",
     "render_bilinear",
+    "render_common_threshold",
     "render_dilation",
     "render_discriminator",
     "render_dropblock",
@@ -99,6 +112,7 @@ __all__ = [
     "render_lesion",
     "render_noise",
     "render_phantom",
+    "render_table",
     "render_threshold",
     "sight",
 ]

@@ -1,0 +1,309 @@
+"""Reading results: differences, verdicts, tables; and that committed files hold what they say."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from retina_lab import grids, results
+from retina_lab.datasets.manifests import project_root
+from retina_lab.evaluate import METRICS
+from retina_lab.grids import GRIDS, PHANTOM, Cell
+from retina_lab.models import MODELS
+from retina_lab.results import Difference
+
+
+def result(
+    model="a",
+    seed=0,
+    dice=(0.8, 0.7),
+    dataset="drive",
+    scored=None,
+    budget=60.0,
+    pooled=0.75,
+    epochs=None,
+    kind="network",
+    observer=None,
+    **more,
+):
+    """The file of a cell, as far as the tables read it."""
+
+    def block(value):
+        return {
+            name: {"pooled": None if name in ("cldice", "betti0_error", "betti1_error") else value,
+                   "mean": 0.5, "sd": 0.1, "interval": [value - 0.1, value + 0.1]}
+            for name in METRICS
+        }  # fmt: skip
+
+    report = {
+        "fov": block(pooled),
+        "all": block(pooled + 0.1),
+        "second_observer": None if observer is None else block(observer),
+        "threshold": {"value": 0.4, "from": "2 validation images"},
+        "images": {str(i): {"fov": {"dice": value, "auc_roc": value / 2}, "all": {"dice": 1.0}}
+                   for i, value in enumerate(dice)},
+    }  # fmt: skip
+    return {
+        "kind": kind,
+        "variant": "",
+        "settings": {"model": model, "dataset": dataset, "seed": seed, "budget_seconds": budget,
+                     "epochs": epochs, "parameters": 1234},
+        "steps": 7, "seconds": {"train": 60.1},
+        "reports": {f"{scored or dataset} official": report},
+        **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Replace what is read from the files by a list of results."""
+
+    def put(*found, **by_grid):
+        monkeypatch.setattr(
+            results, "read_cells", lambda grid: list(by_grid.get(grid, found) if by_grid else found)
+        )
+
+    return put
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """A grid of two cells, without results."""
+    cells = [Cell("tiny-unet", *PHANTOM, "1s", seed) for seed in (0, 1)]
+    monkeypatch.setitem(GRIDS, "tiny", cells)
+    monkeypatch.setattr(grids, "project_root", lambda: tmp_path)
+    return tmp_path / "data" / "results" / "tiny"
+
+
+# --- Reading ----------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_is_named(tiny):
+    tiny.mkdir(parents=True)
+    (tiny / "tiny-unet-phantom-official-1s-s0.json").write_text('{"half')
+    with pytest.raises(ValueError, match=r"s0\.json is damaged"):
+        results.load("tiny")
+
+
+def test_a_grid_without_results_gives_an_empty_frame(tiny):
+    assert results.load("tiny").empty
+    assert results.paired("tiny", "phantom", "a", "b") is None
+
+
+def test_rows_hold_the_figures_of_a_region(written):
+    written(result(pooled=0.75))
+    row = results.load("x").iloc[0]
+    assert (row.dice, row.cldice, row.dice_low, row.dice_high) == (0.75, 0.5, 0.65, 0.85)
+    assert (row.length, row.trained_on, row.dataset, row.label) == ("60 s", "drive", "drive", "a")
+    assert results.load("x", "all").iloc[0].dice == 0.85
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"budget_seconds": 60.0, "epochs": None}, "60 s"),
+        ({"budget_seconds": 240.0, "epochs": None}, "4 min"),
+        ({"budget_seconds": None, "epochs": 200}, "200 epochs"),
+        ({"budget_seconds": None, "epochs": None}, ""),
+    ],
+)
+def test_lengths_in_words(settings, length):
+    assert results._length(settings) == length
+
+
+def test_variants_and_adversaries_are_part_of_the_name(written):
+    fought = result()
+    fought["settings"]["adversary"] = {"discriminator": "image", "weight": 0.1}
+    written(result(), fought, result(variant="soft-clDice"))
+    rows = results.load("x")
+    assert rows["label"].tolist() == ["a", "a vs image", "a, soft-clDice"]
+    assert rows["adversary"].tolist() == ["", "image", ""]
+    lines = results.markdown_table(rows).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| `a`", "| `a vs image`", "| `a, soft-clDice`",
+    ]  # fmt: skip
+
+
+def test_a_training_that_two_grids_hold_counts_once(written):
+    written(one=[result(seed=0), result(seed=1)], two=[result(seed=1), result(seed=2)])
+    assert [row.seed for row in results.scored(["one", "two"])] == [0, 1, 2]
+
+
+# --- Differences ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        # per image: means over the seeds in common, then the difference, then the mean
+        ([result("b", 0, (0.7, 0.8))], 0.0),  # a: (.8, .7)
+        ([result("b", 0, (0.6, 0.6))], 0.15),
+        ([result("b", 0, (0.6, 0.6)), result("b", 1, (0.4, 0.4))], 0.25),  # a's seed 1: (.7, .8)
+        ([result("b", 5, (0.6, 0.6))], None),
+        ([result("b", 0, (0.6, 0.6), dataset="stare")], None),
+        ([result("b", None, (0.6, 0.5))], 0.2),  # an ensemble: against the mean of all seeds
+    ],
+)
+def test_paired_differences(written, other, expected):
+    written(result("a", 0, (0.8, 0.7)), result("a", 1, (0.7, 0.8)), *other)
+    found = results.paired("x", "drive", "a", "b")
+    if expected is None:
+        assert found is None
+    else:
+        mean, low, high = found
+        assert mean == pytest.approx(expected)
+        assert low <= mean <= high
+
+
+def test_another_metric_and_region(written):
+    written(result("a", 0, (0.8, 0.6)), result("b", 0, (0.4, 0.4)))
+    rows = results.scored("x")
+    by_metric = results.difference([rows[0]], [rows[1]], "auc_roc")
+    assert by_metric.mean == pytest.approx(0.15)
+    assert results.difference([rows[0]], [rows[1]], "dice", "all").mean == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "by_seed", "up", "verdict"),
+    [
+        (0.01, 0.02, (0.01, 0.02), True, "better"),
+        (0.01, 0.02, (0.01, 0.02), False, "worse"),
+        (-0.02, -0.01, (-0.01,), True, "worse"),
+        (-0.01, 0.02, (0.01, 0.01), True, "not to be told apart"),  # other images might differ
+        (0.01, 0.02, (0.04, -0.01), True, "not to be told apart"),  # another seed did
+    ],
+)
+def test_verdicts(low, high, by_seed, up, verdict):
+    assert Difference(0.0, low, high, by_seed, 20).verdict(up) == verdict
+
+
+def test_the_baseline_has_the_same_data_and_length(written):
+    written(
+        result("small-unet", 0, (0.5, 0.5)),
+        result("small-unet", 0, (0.6, 0.6), budget=240.0),
+        result("b", 0, (0.7, 0.7), budget=240.0),
+        result("c", 0, (0.7, 0.7), budget=300.0),
+        result("d", 0, (0.7, 0.7), dataset="stare"),
+    )
+    found = results.against_baseline(results.scored("x"))
+    assert [(key[0], round(d.mean, 6)) for key, d in found.items()] == [("b", 0.1)]
+
+
+def test_sentences_say_who_wins_and_what_is_noise(written):
+    written(
+        *(result("small-unet", seed, (0.5, 0.52)) for seed in (0, 1)),
+        *(result("good", seed, (0.7, 0.7)) for seed in (0, 1)),
+        result("bad", 0, (0.1, 0.1)),
+        result("fickle", 0, (0.6, 0.6)),
+        result("fickle", 1, (0.45, 0.45)),
+        result("abroad", 0, (0.9, 0.9), scored="stare"),
+    )
+    assert results.sentences(results.scored("x")) == [
+        "**drive, 60 s**, against small-unet: better: good (+0.1900); worse: bad (-0.4100, one "
+        "seed); not to be told apart: fickle (+0.0150)."
+    ]
+
+
+# --- Tables -----------------------------------------------------------------------------------
+
+
+def test_the_table_shows_median_and_range(written):
+    written(
+        *(result(seed=i, pooled=value) for i, value in enumerate((0.8, 0.83, 0.81))),
+        result(seed=0, pooled=0.7, budget=300.0),
+        *(result(seed=i, budget=None, epochs=200) for i in range(2)),
+    )
+    lines = results.markdown_table(results.load("x")).splitlines()
+    assert lines[0].startswith("| network | parameters | trained on")
+    assert (
+        "| `a` | 1,234 | drive | 60 s | drive, official test | 3 | 0.8100 (0.8000–0.8300)"
+        in (lines[2])
+    )
+    assert "| 5 min | drive, official test | 1 | 0.7000 | 0.7000 | 0.5000 | 0.5 |" in lines[3]
+    assert "| 200 epochs | drive, official test | 2 |" in lines[4]
+
+
+def test_one_table_is_sorted_and_has_the_observer(written):
+    learned_nothing = {"budget": None, "kind": "classical"}
+    written(
+        result("small-unet", pooled=0.81, observer=0.79),
+        result("b", pooled=0.82, dice=(0.81, 0.72)),
+        result("frangi", None, pooled=0.65, **learned_nothing),
+        result("abroad", pooled=0.9, dataset="phantom", scored="drive"),
+    )
+    lines = results.one_table(results.scored("x"), "drive", "official").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0] for row in cells[2:]] == [
+        "b", "small-unet", "**second human observer**", "frangi",
+    ]  # fmt: skip
+    assert cells[2][5] == "+0.0150 [+0.0100, +0.0200]"
+    assert cells[3][5] == cells[5][5] == "–"
+    assert cells[4][4] == "0.7900"
+    assert cells[5][2:4] == ["–", "–"]
+
+
+def test_the_matrix_is_trained_on_against_tested_on(written):
+    written(
+        *(
+            result(dataset=a, scored=b, pooled=value)
+            for a, b, value in (
+                ("drive", "drive", 0.8), ("drive", "stare", 0.7), ("stare", "drive", 0.6),
+            )
+        )
+    )  # fmt: skip
+    found = results.matrix(results.scored("x"))
+    assert found.loc["drive", "stare"] == 0.7
+    assert np.isnan(found.loc["stare", "stare"])
+
+
+def test_only_what_is_between_the_markers_changes():
+    text = f"before\n{results.BEGIN}\nold\n{results.END}\nafter"
+    new = results.between_markers(text, "new")
+    assert new == f"before\n{results.BEGIN}\nnew\n{results.END}\nafter"
+    assert results.between_markers(new, "new") == new
+    with pytest.raises(ValueError, match="markers"):
+        results.between_markers("nothing here", "new")
+
+
+def test_claims_are_of_our_networks_and_have_a_source():
+    table = results.claims()
+    bibliography = (project_root() / "book" / "references.bib").read_text(encoding="utf-8")
+    for row in table.itertuples():
+        assert row.ours in MODELS
+        assert f"{{{row.cite}," in bibliography
+    numbers = table[["dice", "auc_roc", "auc_pr", "sensitivity", "specificity", "accuracy"]]
+    assert (numbers.isna() | ((numbers > 0.5) & (numbers < 1))).all(axis=None)
+    assert numbers.notna().any(axis=1).all()
+
+
+# --- What is committed ------------------------------------------------------------------------
+
+
+def test_readme_and_book_show_the_committed_results():
+    root = project_root()
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    table = results.markdown_table(results.load("small-unet"))
+    assert results.between_markers(readme, table) == readme
+    page = (root / "book" / "results.md").read_text(encoding="utf-8")
+    for name, part in results.page_parts().items():
+        assert results.between_markers(page, part, results.marker(name)) == page, name
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_committed_files_belong_to_the_grid_and_were_not_touched(name):
+    cells = {cell.name: cell for cell in GRIDS[name]}
+    for path in grids.results_folder(name).glob("*.json"):
+        assert path.stem in cells
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        cell = cells[path.stem]
+        if isinstance(cell, Cell):
+            assert saved["settings"]["model"] == cell.model
+        assert saved["commands"] == json.loads(json.dumps(cell.commands(name)))
+        assert set(saved["reports"]) == {" ".join(test) for test in cell.tests}
+        for report in saved["reports"].values():
+            images = pd.DataFrame(
+                [entry["fov"]["counts"] for entry in report["images"].values()]
+            ).sum()
+            pooled = 2 * images.tp / (2 * images.tp + images.fp + images.fn)
+            assert report["fov"]["dice"]["pooled"] == pytest.approx(pooled, abs=1e-6)
