@@ -148,7 +148,7 @@ def plot_rankings(places: pd.DataFrame, marked: str | None = None) -> Figure:
         marked: a method to be drawn in colour; all are if None.
     """
     height = 0.34 * len(places) + 1.3
-    figure = Figure(figsize=(1.55 * places.shape[1] + 4.2, height), layout="constrained")
+    figure = Figure(figsize=(0.92 * places.shape[1] + 3, height), layout="constrained")
     axes = figure.subplots()
     x = np.arange(places.shape[1])
     for index, (name, row) in enumerate(places.iterrows()):

@@ -457,7 +457,7 @@ def paired_comparison(
         mean,
         (low, high),
         float(wilcoxon_p),
-        _sign_flip_p(values, seed),
+        sign_flip_p(values, seed),
     )
 
 
@@ -476,8 +476,21 @@ def mean_with_interval(
     return float(values.mean()), float(low), float(high)
 
 
-def _sign_flip_p(values: np.ndarray, seed: int, exact_up_to: int = 20) -> float:
-    """Two-sided p-value of the mean of paired differences under random signs."""
+def sign_flip_p(values: np.ndarray, seed: int = 0, exact_up_to: int = 20) -> float:
+    """Two-sided p-value of the mean of paired differences under random signs.
+
+    If two methods were equal, each image's difference might as well have the other sign: the
+    share of all sign patterns whose mean lies at least as far from 0. Source: Fisher, "The
+    Design of Experiments", 1935, section 21.
+
+    Args:
+        values: (n,) differences, one an image.
+        seed: of the random patterns.
+        exact_up_to: up to so many images all 2ⁿ patterns are counted, beyond 100,000 drawn.
+
+    Returns:
+        In (0, 1].
+    """
     if len(values) <= exact_up_to:
         sums = np.zeros(1)
         for value in values:  # after k values: the sums of all 2ᵏ sign patterns

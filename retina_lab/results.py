@@ -7,7 +7,7 @@ Everything here is made from the files in ``data/results`` alone: one JSON a cel
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from retina_lab.datasets.manifests import project_root
-from retina_lab.evaluate import METRICS, Report, mean_with_interval
+from retina_lab.evaluate import METRICS, Report, mean_with_interval, sign_flip_p
 from retina_lab.grids import GRIDS, results_folder
 
 BASELINE = "small-unet"
@@ -213,6 +213,22 @@ def claims() -> pd.DataFrame:
     return pd.read_csv(root / "data" / "results" / "claims.csv")
 
 
+def step_seconds(size: int = 256) -> dict[str, float]:
+    """Seconds of a training step with one image on a processor, by network.
+
+    Args:
+        size: side of the image in pixels.
+
+    Returns:
+        As ``make bench`` has measured them last; empty if that is not committed.
+    """
+    path = (project_root() or Path.cwd()) / "data" / "results" / "bench-cpu.json"
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {row["model"]: row["step_seconds"] for row in rows if row["size"] == size}
+
+
 # --- Differences ------------------------------------------------------------------------------
 
 
@@ -226,6 +242,8 @@ class Difference:
         high: upper end.
         by_seed: the mean difference for every seed that both have.
         images: how many there were.
+        p: how likely a mean this far from zero is if signs are a matter of chance; see
+            :func:`retina_lab.evaluate.sign_flip_p`.
     """
 
     mean: float
@@ -233,6 +251,7 @@ class Difference:
     high: float
     by_seed: tuple[float, ...]
     images: int
+    p: float
 
     def verdict(self, higher_is_better: bool = True) -> str:
         """``"better"``, ``"worse"`` or ``"not to be told apart"``.
@@ -294,7 +313,35 @@ def difference(
     if not len(values) or np.isnan(values).any():
         return None
     mean, low, high = mean_with_interval(values)
-    return Difference(mean, low, high, tuple(each.mean().tolist()), len(values))
+    by_seed = tuple(each.mean().tolist())
+    return Difference(mean, low, high, by_seed, len(values), sign_flip_p(values))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several comparisons, adjusted so that all may be read together.
+
+    The smallest of m is multiplied by m, the next by m − 1 and so on; none may be smaller than
+    the one before it, or above 1. Rejecting below 5 % then makes one false claim or more in at
+    most 5 % of all studies. Source: Holm 1979, a simple sequentially rejective multiple test
+    procedure.
+
+    Args:
+        p_values: in [0, 1], in any order.
+
+    Returns:
+        The adjusted ones in the same order.
+
+    Raises:
+        ValueError: if one is not a probability.
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p-values lie in [0, 1], not {list(p_values)}")
+    order = np.argsort(p_values, kind="stable")
+    adjusted, highest = [0.0] * len(order), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = float(highest)
+    return adjusted
 
 
 def paired(
@@ -323,6 +370,24 @@ def groups(rows: Iterable[Scored]) -> dict[tuple[str, ...], list[Scored]]:
     found: dict[tuple[str, ...], list[Scored]] = {}
     for row in rows:
         found.setdefault(row.key, []).append(row)
+    return found
+
+
+def by_test_images(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
+    """The methods on each set of test images that have learned from the same dataset.
+
+    Returns:
+        Rows by names such as ``"drive, official"``.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found: dict[str, list[Scored]] = {}
+    for row in rows:
+        if row.trained_on == row.dataset:
+            found.setdefault(f"{row.dataset}, {row.split}", []).append(row)
+    if not found:
+        raise ValueError("there are no results to compare; see python -m retina_lab.benchmark run")
     return found
 
 

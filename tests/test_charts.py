@@ -124,7 +124,7 @@ def test_explorers_of_results(rows):
     assert page.count("<option") == 1 + 7
     with pytest.raises(ValueError, match="no results on 'moon'; there are: drive, official"):
         widgets.explore_table(rows, "moon")
-    with pytest.raises(ValueError, match="no results to explore"):
+    with pytest.raises(ValueError, match="no results to compare"):
         widgets.explore_table([])
 
     explorer = widgets.explore_common_threshold(rows)

@@ -461,7 +461,7 @@ def test_many_images_draw_sign_flips_at_random():
     first, again = (paired_comparison(*reports_of(list(a), [0.0] * 30)) for _ in range(2))
     assert first == again
     assert first.sign_flip_p == pytest.approx(stats.ttest_1samp(a, 0).pvalue, abs=0.01)
-    assert evaluate._sign_flip_p(np.full(40, 0.1), 0) > 0
+    assert evaluate.sign_flip_p(np.full(40, 0.1), 0) > 0
 
 
 def test_equal_reports_differ_by_luck_only(report):

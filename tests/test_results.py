@@ -175,7 +175,32 @@ def test_another_metric_and_region(written):
     ],
 )
 def test_verdicts(low, high, by_seed, up, verdict):
-    assert Difference(0.0, low, high, by_seed, 20).verdict(up) == verdict
+    assert Difference(0.0, low, high, by_seed, 20, 0.5).verdict(up) == verdict
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([0.03], [0.03]),
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.9, 0.6], [1, 1, 1]),
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([], []),
+    ],
+)
+def test_holm(given, expected):
+    assert results.holm(given) == pytest.approx(expected)
+
+
+def test_holm_wants_probabilities():
+    with pytest.raises(ValueError, match="p-values"):
+        results.holm([0.1, 1.5])
+
+
+def test_the_p_value_is_that_of_all_signs(written):
+    written(result("a", 0, (0.8, 0.7, 0.9)), result("b", 0, (0.7, 0.6, 0.85)))
+    a, b = results.scored("x")
+    assert results.difference([a], [b]).p == 2 / 8  # only + + + and - - - are as far from zero
 
 
 def test_the_baseline_has_the_same_data_and_length(written):

@@ -10,25 +10,10 @@ from matplotlib.figure import Figure
 from retina_lab import charts, metrics
 from retina_lab.evaluate import METRICS
 from retina_lab.plots import METRIC_LABELS
-from retina_lab.results import Scored, figures, groups, second_observers
+from retina_lab.results import Scored, by_test_images, figures, groups, second_observers
 from retina_lab.widgets.base import Explorer, menu, slider
 
 REGIONS = {"field of view": "fov", "all pixels": "all"}
-
-
-def tests_of(rows: Sequence[Scored]) -> dict[str, list[Scored]]:
-    """The rows of each set of test images, of methods that learned from the same dataset.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    found: dict[str, list[Scored]] = {}
-    for row in rows:
-        if row.trained_on == row.dataset:
-            found.setdefault(f"{row.dataset}, {row.split}", []).append(row)
-    if not found:
-        raise ValueError("there are no results to explore; see python -m retina_lab.benchmark run")
-    return found
 
 
 def render_table(rows: Sequence[Scored], test: str, metric: str, region: str) -> Figure:
@@ -40,7 +25,7 @@ def render_table(rows: Sequence[Scored], test: str, metric: str, region: str) ->
         metric: one of :data:`retina_lab.evaluate.METRICS`.
         region: a name in ``REGIONS``.
     """
-    tests = tests_of(rows)
+    tests = by_test_images(rows)
     chosen = tests[test]
     # frames of one size, however many methods a set of test images has
     slots = max(len(groups(others)) for others in tests.values())
@@ -53,7 +38,7 @@ def render_table(rows: Sequence[Scored], test: str, metric: str, region: str) ->
 
 def describe_table(rows: Sequence[Scored], test: str, metric: str, region: str) -> str:
     """The state of :func:`render_table` in words; the same arguments."""
-    ordered = charts.in_order(tests_of(rows)[test], metric, REGIONS[region])
+    ordered = charts.in_order(by_test_images(rows)[test], metric, REGIONS[region])
 
     def said(seeds: list[Scored]) -> str:
         values = [figures(getattr(row.report, REGIONS[region]))[metric] for row in seeds]
@@ -80,7 +65,7 @@ def explore_table(rows: Sequence[Scored], test: str | None = None) -> Explorer:
     Raises:
         ValueError: if there are no rows or no such test images.
     """
-    tests = list(tests_of(rows))
+    tests = list(by_test_images(rows))
     test = tests[0] if test is None else test
     if test not in tests:
         raise ValueError(f"no results on {test!r}; there are: {'; '.join(tests)}")
