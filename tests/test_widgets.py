@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from retina_lab import metrics, plots, widgets
+from retina_lab import metrics, plots, results, widgets
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.models import DropBlock2d
 from retina_lab.models.deformable import bilinear_sample, bilinear_sample_by_hand
@@ -50,6 +50,9 @@ AUTOENCODER, PAINTER = untrained("aae"), untrained("pix2pix-grade", grades=("0",
 CODES = random_codes(AUTOENCODER, 12)
 WALK = principal_directions(CODES, 4)
 TREE = draw_trees(AUTOENCODER, CODES[:1])  # 1×1×32×32
+ROWS = results.scored("equal-budget")
+AT_HOME = results.by_test_images(ROWS)
+DRIVE_ROWS = AT_HOME["drive, official"]
 DROP_MAPS = {"green": SAMPLES[0].image[..., 1] / 255.0, "noise": PROBABILITY}
 
 
@@ -258,6 +261,8 @@ EXPLORERS = {
     "latent walk": lambda: widgets.explore_latent_walk(AUTOENCODER, CODES),
     "lesions": lambda: widgets.explore_lesions(PAINTER, TREE),
     "phantom": lambda: widgets.explore_phantom(1),
+    "table": lambda: widgets.explore_table(ROWS),
+    "common threshold": lambda: widgets.explore_common_threshold(DRIVE_ROWS),
 }
 RENDERERS = {
     "threshold": lambda **values: widgets.render_threshold(SAMPLES[0], PROBABILITY, **values),
@@ -273,6 +278,8 @@ RENDERERS = {
     "latent walk": lambda **values: widgets.render_latent_walk(AUTOENCODER, WALK, **values),
     "lesions": lambda **values: widgets.render_lesion(PAINTER, TREE, **values),
     "phantom": lambda **values: widgets.render_phantom(size=96, **values),
+    "table": lambda **values: widgets.render_table(ROWS, **values),
+    "common threshold": lambda **v: widgets.render_common_threshold(DRIVE_ROWS, **v),
 }
 DESCRIBERS = {
     "threshold": lambda **values: widgets.describe_threshold(SAMPLES[0], PROBABILITY, **values),
@@ -288,6 +295,8 @@ DESCRIBERS = {
     "latent walk": lambda **values: widgets.describe_latent_walk(AUTOENCODER, WALK, **values),
     "lesions": lambda **values: widgets.describe_lesion(PAINTER, TREE, **values),
     "phantom": lambda **values: widgets.describe_phantom(size=96, **values),
+    "table": lambda **values: widgets.describe_table(ROWS, **values),
+    "common threshold": lambda **v: widgets.describe_common_threshold(DRIVE_ROWS, **v),
 }
 
 
@@ -330,6 +339,8 @@ def test_explorers_answer_their_sliders(name):
         ("interpolation", 22),
         ("latent walk", 21),
         ("noise", 20),
+        ("table", 7 * len(AT_HOME)),
+        ("common threshold", 21),
     ],
 )
 def test_static_pages_of_explorers(name, states):

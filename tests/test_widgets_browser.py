@@ -38,7 +38,7 @@ PREPARE = f"""
 import numpy as np
 import pandas as pd
 import torch
-from retina_lab import widgets
+from retina_lab import results, widgets
 from retina_lab.datasets import make_phantom
 from retina_lab.sampling import draw_trees, random_codes
 
@@ -52,6 +52,8 @@ codes = random_codes(autoencoder, 9)
 tree = draw_trees(autoencoder, codes[:1])
 painters = {{"mi-gan": untrained("mi-gan")}}
 trees = draw_trees(autoencoder, codes[:4])
+rows = results.scored("equal-budget")
+drive = [row for row in rows if row.dataset == "drive"]
 """
 LIVE = {
     "phantom": "widgets.explore_phantom(1)",
@@ -64,6 +66,8 @@ LIVE = {
     "interpolation": "widgets.explore_interpolation(autoencoder, codes[:2])",
     "latent-walk": "widgets.explore_latent_walk(autoencoder, codes)",
     "lesions": "widgets.explore_lesions(painter, tree)",
+    "table": "widgets.explore_table(rows)",
+    "common-threshold": "widgets.explore_common_threshold(drive)",
     "dropblock": "widgets.explore_dropblock({'green': samples[0].image[32:96, 32:96, 1] / 255})",
 }
 # This one carries HTML too, as it would in the book: Lab must prefer the live widget.
