@@ -6,9 +6,11 @@ that repeat it and the whole report. A cell that has its file is not run again, 
 that was stopped goes on where it was, so giving the command again continues the grid
 (``resume`` is the same word for it).
 
-On several cards give ``--devices``, or start it by ``torchrun`` or SLURM's ``srun``: the cells
-still come one after the other, each training spread over all processes. Or let several
-machines that share the folders take every n-th cell: ``--part 1/4``, ``--part 2/4``, …
+On several cards or machines, let each take every n-th cell: ``--part 1/4``, ``--part 2/4``, …
+with ``CUDA_VISIBLE_DEVICES`` saying which card is whose (in a SLURM array: ``--part
+$SLURM_ARRAY_TASK_ID/4``). A training that another process is busy with is left out. Or spread
+each training over several processes: ``--devices``, or ``torchrun``, or ``srun``; their number
+must divide the batch size.
 
 ``table`` prints a grid, or writes README and the book from all of them.
 """
@@ -22,10 +24,12 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from retina_lab.grids import (
     GRIDS,
@@ -39,10 +43,15 @@ from retina_lab.grids import (
 )
 
 if TYPE_CHECKING:
+    from retina_lab.datasets.layouts import FundusDataset
     from retina_lab.datasets.sample import FundusSample
     from retina_lab.train import Run
 
 Maps = Mapping[str, np.ndarray]
+
+
+class LeftOut(RuntimeError):
+    """A cell cannot be measured now; the message says why."""
 
 
 def train_cell(cell: Cell, runs: Path, device: str = "auto", devices: int = 1) -> Run:
@@ -56,17 +65,52 @@ def train_cell(cell: Cell, runs: Path, device: str = "auto", devices: int = 1) -
 
     Raises:
         DatasetError: if one of its datasets is not here.
+        LeftOut: if another process is training it.
+        KeyboardInterrupt: if it was interrupted.
     """
     from retina_lab.datasets import open_split
+    from retina_lab.loop import is_first_process
     from retina_lab.train import fit, hold_out
 
     train, val = hold_out(open_split(cell.dataset, cell.split).train, 2)
     more = [open_split(*other).train for other in cell.also]
-    return fit(
-        cell.model, [sample for dataset in (train, *more) for sample in dataset], val,
-        **cell.how_long, **dict(cell.options), seed=cell.seed, device=device, devices=devices,
-        out=runs / cell.name, split=cell.split,
-    )  # fmt: skip
+    with ExitStack() as held:
+        if is_first_process():
+            runs.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(FileLock(runs / f"{cell.name}.lock", timeout=0))
+            except Timeout:
+                raise LeftOut(f"another process is training {runs / cell.name}") from None
+        run = fit(
+            cell.model, [sample for dataset in (train, *more) for sample in dataset], val,
+            **cell.how_long, **dict(cell.options), seed=cell.seed, device=device, devices=devices,
+            out=runs / cell.name, split=cell.split,
+        )  # fmt: skip
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
+
+
+def about_training(run: Run) -> dict[str, Any]:
+    """Where a run was trained, and a digest of its weights."""
+    from retina_lab.loop import RECORD, fingerprint
+
+    record = json.loads((run.out / RECORD).read_text(encoding="utf-8"))
+    return {"versions": record["versions"], "weights": fingerprint(run.model.state_dict())}
+
+
+def refuse_leaks(members: Sequence[Run], tests: Mapping[Any, FundusDataset]) -> None:
+    """No network is scored on what it has learned from.
+
+    Raises:
+        LeftOut: naming the image.
+    """
+    from retina_lab.train import leaked
+
+    for run in members:
+        for samples in tests.values():
+            if seen := leaked(run, samples):
+                raise LeftOut(f"{run.out} was trained on the test image {seen[0]}")
 
 
 def measure_network(
@@ -74,28 +118,30 @@ def measure_network(
 ) -> dict[str, Any] | None:
     """Train and score one network; with several processes all but the first get None."""
     from retina_lab.datasets import open_split
-    from retina_lab.predict import predict_dataset
+    from retina_lab.loop import is_first_process
 
     # All data are looked up before anything is trained.
     tests = {test: open_split(*test).test for test in cell.tests}
     run = train_cell(cell, runs, device, devices)
-    if run.interrupted:
-        raise KeyboardInterrupt
     if not is_first_process():
         return None
+    refuse_leaks([run], tests)
+    begin = time.perf_counter()
+    reports = {
+        f"{dataset} {split}": score(
+            samples,
+            average_maps([run], samples, tta=True, device=device),
+            run.threshold,
+            run.threshold_from,
+        )
+        for (dataset, split), samples in tests.items()
+    }
     return {
         "settings": run.settings,
-        "steps": int(run.history["step"].iloc[-1]),
-        "seconds": run.seconds,
-        "reports": {
-            f"{dataset} {split}": score(
-                samples,
-                predict_dataset(run, samples, tta=True, device=device),
-                run.threshold,
-                run.threshold_from,
-            )
-            for (dataset, split), samples in tests.items()
-        },
+        "steps": int(run.history["step"].max()),
+        "seconds": {**run.seconds, "test": time.perf_counter() - begin},
+        "training": about_training(run),
+        "reports": reports,
     }
 
 
@@ -106,16 +152,16 @@ def measure_combination(
     from retina_lab.cleaning import choose_cleaning
     from retina_lab.datasets import open_split
     from retina_lab.evaluate import choose_threshold
+    from retina_lab.loop import is_first_process
 
     first = cell.members[0]
     learned_from = list(open_split(first.dataset, first.split).train)
     tests = {test: open_split(*test).test for test in cell.tests}
     members = [train_cell(member, runs, device, devices) for member in cell.members]
-    if any(run.interrupted for run in members):
-        raise KeyboardInterrupt
     if not is_first_process():
         return None
-    known = average_maps(members, learned_from, cell.tta, device)
+    refuse_leaks(members, tests)
+    known = average_maps(members, learned_from, tta=False, device=device)
     threshold = choose_threshold(learned_from, known)
     cleaning = choose_cleaning(learned_from, known, threshold) if cell.cleaned else None
     reports = {}
@@ -139,6 +185,7 @@ def measure_combination(
             "epochs": members[0].settings["epochs"],
             "parameters": sum(run.settings["parameters"] for run in members),
         },
+        "training": [about_training(run) for run in members],
         "seconds": {
             "train": sum(run.seconds["train"] for run in members),
             "test": time.perf_counter() - begin,
@@ -217,27 +264,12 @@ def score(
     return report.to_dict()
 
 
-def is_first_process() -> bool:
-    """Whether this is the process that scores and writes; always true if there is one."""
-    import torch.distributed
-
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
 def _wait_for_the_others() -> None:
     """No process looks for a cell's file before it is written."""
     import torch.distributed
 
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-
-
-KINDS = {
-    Cell: "network",
-    Combination: "combination",
-    Classical: "classical",
-    Published: "published",
-}
 
 
 def run_cell(
@@ -257,14 +289,17 @@ def run_cell(
 
     Raises:
         DatasetError: if one of its datasets is not here.
+        LeftOut: if it cannot be measured now.
         KeyboardInterrupt: if the training was stopped.
     """
-    from retina_lab.loop import versions
+    from retina_lab.loop import is_first_process, versions
 
     if isinstance(cell, Cell):
         found = measure_network(cell, runs, device, devices)
     elif isinstance(cell, Combination):
         found = measure_combination(cell, runs, device, devices)
+    elif not is_first_process():
+        return None
     elif isinstance(cell, Classical):
         found = measure_classical(cell)
     else:
@@ -272,7 +307,7 @@ def run_cell(
     if found is None:
         return None
     return {
-        "kind": KINDS[type(cell)],
+        "kind": cell.kind,
         "variant": getattr(cell, "variant", ""),
         "commands": cell.commands(grid),
         **found,
@@ -296,7 +331,7 @@ def run_grid(
         runs: folder for the runs.
         device: see :func:`run_cell`.
         devices: see :func:`run_cell`.
-        only: run only cells whose name contains this.
+        only: run only the cell of this name or, if there is none, those whose name contains it.
         part: (k, n): of these only the k-th, (k + n)-th, …
 
     Returns:
@@ -304,12 +339,19 @@ def run_grid(
 
     Raises:
         KeyboardInterrupt: if a training was interrupted; the grid can be continued.
+        ValueError: if no cell is called so.
     """
     from retina_lab.datasets import DatasetError
+    from retina_lab.evaluate import EvaluationError
+    from retina_lab.loop import TrainingError, write_atomically
 
     folder = results_folder(grid)
     folder.mkdir(parents=True, exist_ok=True)
-    cells = [cell for cell in GRIDS[grid] if only in cell.name][part[0] - 1 :: part[1]]
+    cells = [cell for cell in GRIDS[grid] if cell.name == only]
+    cells = cells or [cell for cell in GRIDS[grid] if only in cell.name]
+    if not cells:
+        raise ValueError(f"no cell of {grid} has {only!r} in its name")
+    cells = cells[part[0] - 1 :: part[1]]
     left_out = []
     for number, cell in enumerate(cells, start=1):
         path = folder / f"{cell.name}.json"
@@ -318,14 +360,14 @@ def run_grid(
         print(f"[{number}/{len(cells)}] {cell.name}", flush=True)
         try:
             result = run_cell(cell, grid, runs, device, devices)
-        except DatasetError as error:
+        except (DatasetError, EvaluationError, TrainingError, LeftOut) as error:
+            # What cannot be measured today must not keep the others from it.
             left_out.append(f"{cell.name}: {str(error).splitlines()[0]}")
+            print(f"    left out: {left_out[-1]}", file=sys.stderr, flush=True)
             continue
         if result is not None:
-            partial = path.with_suffix(".part")
-            text = json.dumps(rounded(result), ensure_ascii=False, allow_nan=False)
-            partial.write_text(text + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            text = json.dumps(rounded(result), ensure_ascii=False, allow_nan=False) + "\n"
+            write_atomically(path, lambda part, text=text: part.write_text(text, "utf-8"))
             for test, report in result["reports"].items():
                 print(f"    {test}: Dice {report['fov']['dice']['pooled']:.4f}", flush=True)
         _wait_for_the_others()
@@ -377,8 +419,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; give the same command to go on", file=sys.stderr)
         return 130
-    for line in left_out:
-        print(f"left out: {line}", file=sys.stderr)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if left_out:
+        print(f"{len(left_out)} cells were left out:", *left_out, sep="\n", file=sys.stderr)
     return 1 if left_out else 0
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from retina_lab import metrics, plots
 from retina_lab.metrics import ScoreHistogram
 from retina_lab.plots import METRIC_LABELS
-from retina_lab.results import HIGHER_IS_BETTER, Scored, difference, figures, groups, paired_values
+from retina_lab.results import HIGHER_IS_BETTER, Scored, by_image, difference, figures, groups
 
 INTERVAL = 0.35
 """Opacity of a 95 % interval behind its estimate."""
@@ -33,10 +33,15 @@ def in_order(rows: Sequence[Scored], metric: str, region: str) -> list[list[Scor
 
 
 def name_of(seeds: list[Scored], others: Sequence[list[Scored]]) -> str:
-    """The method's label, with its length of training where that is needed to tell it."""
+    """The method's label, with length of training and training images where needed to tell it."""
     first = seeds[0]
-    ambiguous = sum(group[0].label == first.label for group in others) > 1
-    return f"{first.label}, {first.length}" if ambiguous and first.length else first.label
+    same = [group[0] for group in others if group[0].label == first.label]
+    name = first.label
+    if first.length and len({row.length for row in same}) > 1:
+        name += f", {first.length}"
+    if len({row.trained_on for row in same}) > 1:
+        name += f", from {first.trained_on}"
+    return name
 
 
 @plots.styled
@@ -104,7 +109,7 @@ KIND_NAMES = {
 def plot_differences(
     method: list[Scored], baseline: list[Scored], metric: str = "dice", region: str = "fov"
 ) -> Figure:
-    """Two methods photograph by photograph: every difference, their mean and its interval.
+    """Two methods photograph by photograph: each difference, what seeds make of it, the mean.
 
     Args:
         method: its seeds, on one set of test images.
@@ -117,25 +122,56 @@ def plot_differences(
     """
     found = difference(method, baseline, metric, region)
     if found is None:
-        raise ValueError(f"{method[0].label} and {baseline[0].label} have no seed in common")
-    values = paired_values(method, baseline, metric, region)
-    order = values.mean(axis=1).sort_values().index
+        raise ValueError("there are no two methods to compare")
+    ours, theirs = by_image(method, metric, region), by_image(baseline, metric, region)
+    mean = (ours.mean(axis=1) - theirs.mean(axis=1)).sort_values()
+    least = (ours.min(axis=1) - theirs.max(axis=1))[mean.index]
+    most = (ours.max(axis=1) - theirs.min(axis=1))[mean.index]
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(order))
+    places = np.arange(len(mean))
     axes.axhline(0, color=plots.BLACK, linewidth=1)
     axes.axhspan(found.low, found.high, color=plots.BLUE, alpha=0.18, label="95 % interval")
     axes.axhline(found.mean, color=plots.BLUE, label=f"mean {found.mean:+.4f}")
-    for index, seed in enumerate(values):
-        marker = "os^Dv"[index % 5]
-        axes.plot(
-            places, values.loc[order, seed], marker, color="#555555", markersize=5, alpha=0.8,
-            label="all seeds" if values.shape[1] == 1 and seed is None else f"seed {seed}",
-        )  # fmt: skip
-    axes.set_xticks(places, order, rotation=60, ha="right", fontsize=7.5)
+    if max(len(found.ours), len(found.theirs)) > 1:
+        axes.vlines(places, least, most, color="#999999", linewidth=1.5, label="seed against seed")
+    axes.plot(places, mean, "o", color="#333333", markersize=5, label="a photograph")
+    axes.set_xticks(places, mean.index, rotation=60, ha="right", fontsize=7.5)
     axes.set_title(f"{method[0].label} − {baseline[0].label}, {method[0].dataset}", loc="left")
     axes.set_ylabel(f"difference in {METRIC_LABELS[metric]}")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+@plots.styled
+def plot_forest(compared: pd.DataFrame, metric: str = "dice") -> Figure:
+    """Differences with their intervals, a line each; what is decided is coloured.
+
+    Args:
+        compared: from :func:`retina_lab.results.comparison`.
+        metric: that was compared.
+
+    Raises:
+        ValueError: if there is no difference.
+    """
+    if compared.empty:
+        raise ValueError("there is no difference to draw")
+    figure = Figure(figsize=(8.6, 0.36 * len(compared) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=plots.BLACK, linewidth=1)
+    for place, row in enumerate(compared.itertuples()):
+        word = row.verdict.split(",")[0]
+        colour = {"better": plots.BLUE, "worse": plots.VERMILLION}.get(word, "#777777")
+        axes.plot([row.low, row.high], [place, place], color=colour, linewidth=5, alpha=INTERVAL)
+        axes.plot(row.difference, place, "o", color=colour)
+        axes.annotate(
+            f"  {row.verdict}", (1, place), xycoords=("axes fraction", "data"), va="center",
+            fontsize=8.5, color=colour,
+        )  # fmt: skip
+    names = [f"{row.method} − {row.against}, {row.dataset}" for row in compared.itertuples()]
+    axes.set_yticks(range(len(compared)), names)
+    axes.set(ylim=(len(compared) - 0.4, -0.6))
+    axes.set_xlabel(f"difference in {METRIC_LABELS[metric]}, photograph by photograph")
     return figure
 
 

@@ -274,15 +274,12 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _warn_of_leak(run, split) -> None:
     """Say it loudly when a test image was trained on."""
-    from retina_lab.train import MIXED
+    from retina_lab.train import leaked
 
-    if split.test.name not in run.settings["dataset"].split(MIXED):
-        return
-    seen = set(run.settings["train"]) | set(run.settings["val"])
-    leaked = sorted(seen & set(split.test.names))
-    if leaked:
+    seen = leaked(run, split.test)
+    if seen:
         raise CommandError(
-            f"the run was trained on {len(leaked)} of these test images, {leaked[0]} first; "
+            f"the run was trained on {len(seen)} of these test images, {seen[0]} first; "
             "evaluate it on a split whose test images it has not seen"
         )
 
@@ -458,7 +455,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=int, default=2)
     train.add_argument("--lr", type=float, default=2e-3)
     train.add_argument("--weight-decay", type=float, default=1e-2)
-    train.add_argument("--schedule", default="linear", choices=("linear", "cycles"))
+    train.add_argument("--schedule", default="linear", help="of the rate: linear or cycles")
     train.add_argument(
         "--checks", type=int, default=10, help="validations, and cycles if there are (default 10)"
     )

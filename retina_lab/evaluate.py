@@ -9,11 +9,12 @@ The protocol of this course, and where it lives:
    report says from where. ``choose_threshold``.
 3. Every figure is *pooled* (all pixels of the test set in one count) and per image (mean and
    standard deviation over images).
-4. A 95 % interval from resampling whole *images*: pixels of one photograph are no independent
-   witnesses.
+4. A 95 % interval from resampling whole *persons*, with all their images: neither pixels of one
+   photograph nor the two eyes of one person are independent witnesses.
 5. The second human observer is scored by the same rules against the first.
    ``Report.second_observer``.
-6. Two methods are compared image by image. ``paired_comparison``.
+6. Two methods are compared image by image, and tested person by person.
+   ``paired_comparison``.
 
 Maps are quantised to 16 bits before anything is computed (``metrics.quantise``), thresholds
 likewise, and a pixel is vessel if ``level(p) >= level(threshold)``. So scoring a model and
@@ -27,7 +28,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +87,10 @@ class Report:
             the images that have one; None if there is none. A person draws lines and gives no
             probabilities, so areas and calibration are None.
         threshold: ``{"value": x, "from": text}``.
-        images: ``{name: {"fov_source": text, "fov": …, "all": …, "second_observer": … or
-            None}}``; each … maps the metrics to that image's values and ``"counts"`` to its
-            ``{"tp", "fp", "fn", "tn"}``, from which every pooled ratio can be recomputed.
+        images: ``{name: {"person": text, "fov_source": text, "fov": …, "all": …,
+            "second_observer": … or None}}``; each … maps the metrics to that image's values and
+            ``"counts"`` to its ``{"tp", "fp", "fn", "tn"}``, from which every pooled ratio can be
+            recomputed.
 
     Undefined figures are None, ``null`` in JSON.
     """
@@ -256,8 +258,8 @@ def evaluate_maps(
         maps: image name → (H, W) probabilities of vessel in [0, 1], one for every image.
         threshold: probability in [0, 1] from which on a pixel is vessel.
         threshold_from: where it comes from, in words for the reader of the report.
-        bootstrap: number of resamples of the images; 0: no intervals.
-        seed: of the resampling. The same seed and number of images resample alike, so two
+        bootstrap: number of resamples of the persons; 0: no intervals.
+        seed: of the resampling. The same seed and number of persons resample alike, so two
             reports stay comparable.
 
     Returns:
@@ -269,7 +271,7 @@ def evaluate_maps(
     """
     if not 0 <= threshold <= 1:  # also refuses NaN
         raise EvaluationError(f"the threshold must lie in [0, 1], not {threshold}")
-    in_fov, everywhere, by_observer, sources = {}, {}, {}, {}
+    in_fov, everywhere, by_observer, known = {}, {}, {}, {}
     for sample, levels in _pairs(dataset_or_samples, maps, labelled=True):
         probability = levels / metrics.TOP_LEVEL
         vessels = metrics.binarise(probability, threshold)
@@ -278,20 +280,21 @@ def evaluate_maps(
         everywhere[sample.name] = _measure(vessels, sample.vessels, whole, probability)
         if sample.second_observer is not None:
             by_observer[sample.name] = _measure(sample.second_observer, sample.vessels, sample.fov)
-        sources[sample.name] = sample.fov_source
+        known[sample.name] = {"person": sample.subject, "fov_source": sample.fov_source}
     blocks, rows = {}, {}
     for region, measured in (
         ("fov", in_fov),
         ("all", everywhere),
         ("second_observer", by_observer),
     ):
-        blocks[region], rows[region] = _summarise(measured, bootstrap, seed)
+        persons = [known[name]["person"] for name in measured]
+        blocks[region], rows[region] = _summarise(measured, persons, bootstrap, seed)
     images = {
         name: {
-            "fov_source": source,
+            **facts,
             **{region: rows[region].get(name) for region in ("fov", "all", "second_observer")},
         }
-        for name, source in sources.items()
+        for name, facts in known.items()
     }
     return Report(
         **blocks,
@@ -387,12 +390,12 @@ class PairedComparison:
     Attributes:
         metric: the metric.
         differences: image name → value of a − value of b.
-        mean: their mean.
-        interval: 95 % bootstrap interval of the mean, over images.
+        mean: their mean over persons, each person's images averaged first.
+        interval: 95 % bootstrap interval of the mean, over persons.
         wilcoxon_p: two-sided Wilcoxon signed-rank test; 1 if all differences are 0.
         sign_flip_p: two-sided permutation test of the mean: how often flipping the signs of the
             differences at random gives a mean at least as far from 0. All 2ⁿ flips up to 20
-            images, 100,000 random ones beyond.
+            persons, 100,000 random ones beyond.
     """
 
     metric: str
@@ -448,7 +451,7 @@ def paired_comparison(
             differences[name] = a - b
     if len(differences) < 2:
         raise EvaluationError(f"{metric} is defined in both reports for fewer than two images")
-    values = np.array(list(differences.values()))
+    values = by_person(differences, report_a.images)
     mean, low, high = mean_with_interval(values, bootstrap, seed)
     wilcoxon_p = stats.wilcoxon(values).pvalue if values.any() else 1.0
     return PairedComparison(
@@ -461,17 +464,33 @@ def paired_comparison(
     )
 
 
+def by_person(values: Mapping[str, float], images: Mapping[str, Mapping]) -> np.ndarray:
+    """One value a person: the mean over their images.
+
+    Args:
+        values: by name of the image.
+        images: ``Report.images``; an image without a ``"person"`` is a person of its own.
+
+    Returns:
+        (persons,) ``float64``.
+    """
+    persons = [images[name].get("person", name) for name in values]
+    each = pd.Series(list(values.values()), dtype=float)
+    return each.groupby(persons, sort=False).mean().to_numpy()
+
+
 def mean_with_interval(
     values: np.ndarray, bootstrap: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of one value an image, and the ends of its 95 % bootstrap interval over images.
+    """Mean of one value a person, and the ends of its 95 % bootstrap interval over persons.
 
     Args:
         values: (n,), n at least 1.
         bootstrap: resamples; 0 gives nan for the ends.
         seed: of the resampling.
     """
-    resampled = _resampling_weights(len(values), bootstrap, seed) @ values / len(values)
+    names = [str(index) for index in range(len(values))]
+    resampled = _resampling_weights(names, bootstrap, seed) @ values / len(values)
     low, high = np.percentile(resampled, [2.5, 97.5]) if bootstrap else (np.nan, np.nan)
     return float(values.mean()), float(low), float(high)
 
@@ -479,14 +498,14 @@ def mean_with_interval(
 def sign_flip_p(values: np.ndarray, seed: int = 0, exact_up_to: int = 20) -> float:
     """Two-sided p-value of the mean of paired differences under random signs.
 
-    If two methods were equal, each image's difference might as well have the other sign: the
+    If two methods were equal, each person's difference might as well have the other sign: the
     share of all sign patterns whose mean lies at least as far from 0. Source: Fisher, "The
     Design of Experiments", 1935, section 21.
 
     Args:
-        values: (n,) differences, one an image.
+        values: (n,) differences, one a person.
         seed: of the random patterns.
-        exact_up_to: up to so many images all 2ⁿ patterns are counted, beyond 100,000 drawn.
+        exact_up_to: up to so many persons all 2ⁿ patterns are counted, beyond 100,000 drawn.
 
     Returns:
         In (0, 1].
@@ -774,20 +793,27 @@ def _pooled_histogram(planes) -> ScoreHistogram:
     return pooled
 
 
-def _resampling_weights(images: int, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, images): how often each image is drawn when drawing n of n with replacement."""
+def _resampling_weights(persons: Sequence[str], resamples: int, seed: int) -> np.ndarray:
+    """(resamples, images): how often each image counts when n of n persons are drawn.
+
+    Args:
+        persons: of each image. All images of a person are drawn together.
+        resamples: how many draws, with replacement.
+        seed: of the draws.
+    """
+    names = list(dict.fromkeys(persons))
     draws = np.random.default_rng(seed).multinomial(
-        images, np.full(images, 1 / images), size=resamples
+        len(names), np.full(len(names), 1 / len(names)), size=resamples
     )
-    return draws.astype(np.float64)
+    return draws[:, [names.index(person) for person in persons]].astype(np.float64)
 
 
-def _summarise(measured: dict[str, _Measured], bootstrap: int, seed: int):
+def _summarise(measured: dict[str, _Measured], persons: list[str], bootstrap: int, seed: int):
     """The block of a report for one region, and each image's own row."""
     if not measured:
         return None, {}
     images = list(measured.values())
-    weights = _resampling_weights(len(images), bootstrap, seed)
+    weights = _resampling_weights(persons, bootstrap, seed)
     per_image, pooled, resampled = {}, {}, {}
 
     cells = {
@@ -823,7 +849,7 @@ def _summarise(measured: dict[str, _Measured], bootstrap: int, seed: int):
         metric: {
             "pooled": _number(pooled[metric]),
             **_spread(per_image[metric]),
-            "interval": _interval(resampled[metric], len(images)),
+            "interval": _interval(resampled[metric], len(set(persons))),
         }
         for metric in METRICS
     }
@@ -881,10 +907,10 @@ def _spread(values: np.ndarray) -> dict:
     }
 
 
-def _interval(values: np.ndarray, images: int) -> list:
-    """The middle 95 % of the resamples; unknown from a single image or without resamples."""
+def _interval(values: np.ndarray, persons: int) -> list:
+    """The middle 95 % of the resamples; unknown from a single person or without resamples."""
     values = values[~np.isnan(values)]
-    if images < 2 or not values.size:
+    if persons < 2 or not values.size:
         return [None, None]
     return [_number(end) for end in np.percentile(values, [2.5, 97.5])]
 

@@ -55,6 +55,8 @@ class Cell:
     variant: str = ""
     also: tuple[Test, ...] = ()
 
+    kind = "network"
+
     @property
     def name(self) -> str:
         """File name of its result, and of its run."""
@@ -77,17 +79,17 @@ class Cell:
     def commands(self, grid: str) -> dict[str, str | list[str]]:
         """The command lines that do the same by hand."""
         run = shlex.quote(f"runs/{self.name}")
-        flags = "".join(f" --also {dataset}@{split}" for dataset, split in self.also)
+        flags = "".join(f" --also {shlex.quote(f'{data}@{split}')}" for data, split in self.also)
         flags += "".join(
             f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
             for name, value in {**self.how_long, **dict(self.options)}.items()
         ).replace("--crop None", "--crop 0")
         return {
-            "train": f"retina-lab train --dataset {self.dataset} --split {self.split} "
-            f"--model {self.model}{flags} --seed {self.seed} --out {run}",
+            "train": f"retina-lab train --dataset {shlex.quote(self.dataset)} "
+            f"--split {self.split} --model {self.model}{flags} --seed {self.seed} --out {run}",
             "evaluate": [
-                f"retina-lab evaluate --run {run} --dataset {dataset} --split {split}"
-                for dataset, split in self.tests
+                f"retina-lab evaluate --run {run} --dataset {shlex.quote(data)} --split {split}"
+                for data, split in self.tests
             ],
         }
 
@@ -96,7 +98,8 @@ class Cell:
 class Combination:
     """Networks of other cells, averaged, or one of them treated otherwise after training.
 
-    Its threshold is chosen anew, on the training images of its first member.
+    Its threshold is chosen as that of every network, on maps without flips of its first member's
+    training images: a combination of one network and nothing else is that network.
 
     Attributes:
         label: what it is called in tables.
@@ -109,6 +112,8 @@ class Combination:
     members: tuple[Cell, ...]
     tta: bool = True
     cleaned: bool = False
+
+    kind = "combination"
 
     @property
     def name(self) -> str:
@@ -142,6 +147,8 @@ class Classical:
     dataset: str
     split: str
 
+    kind = "classical"
+
     @property
     def name(self) -> str:
         """File name of its result."""
@@ -170,6 +177,8 @@ class Published:
 
     method: str
     label: str
+
+    kind = "published"
 
     @property
     def name(self) -> str:
@@ -208,6 +217,15 @@ def maps_folder() -> Path:
     return Path(os.environ.get("RETINA_LAB_MAPS") or default)
 
 
+def baseline_of(grid: str, label: str) -> str:
+    """The label that a method of a grid is compared with."""
+    if " vs " in label and not label.startswith("m-cam-gan"):
+        return label.split(" vs ")[0]
+    if grid == "papers":
+        return "rsan-backbone" if label.startswith("rsan") else "unet"
+    return "small-unet"
+
+
 EQUAL_BUDGET_MODELS = (
     "small-unet",
     "w-net",
@@ -234,9 +252,9 @@ W_NET = {
     "crop": None, "batch_size": 4, "lr": 1e-2, "weight_decay": 0.0, "loss": "bce", "widest": 512,
     "normalisation": "none", "schedule": "cycles", "checks": 20,
 }  # fmt: skip
-"""lwnet's recipe: Adam, 20 cycles of half a cosine, whole images of 512 pixels, no normalisation.
-Its scheduler is stepped past the end of each cycle, so that half of its snapshots lie at the
-highest rate; ours restarts after each check."""
+"""lwnet's recipe: Adam, 20 cycles of half a cosine, whole images, reduced to 512 pixels where they
+are much wider, no normalisation. Its scheduler is stepped past the end of each cycle, so that half
+of its snapshots lie at the highest rate; ours restarts after each check."""
 
 PAPERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Widths are those of the registry. Where a source gives no schedule (the slides) ours stands;
@@ -299,8 +317,15 @@ GRIDS: dict[str, list[AnyCell]] = {
     ],
     # The same seconds for lwnet's recipe, in our own framework.
     "lwnet": [
-        Cell("w-net", *DRIVE, length, seed, options=_as_options(W_NET), variant="lwnet's recipe")
-        for length, seeds in (("60s", 3), ("5m", 3), ("20m", 1))
+        Cell(
+            "w-net",
+            *DRIVE,
+            length,
+            seed,
+            options=_as_options({**W_NET, "checks": cycles}),
+            variant="lwnet's recipe",
+        )
+        for length, cycles, seeds in (("60s", 2, 3), ("5m", 5, 3), ("20m", 20, 1))
         for seed in range(seeds)
     ],
     # Something for learning to beat.

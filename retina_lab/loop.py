@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CHECKPOINT, RECORD = "checkpoint.pt", "run.json"
+LATER = {"schedule": "linear", "adversary": None}
+"""Settings that older runs do not name, and what they had in their place."""
+LONGEST_WAIT = timedelta(hours=12)
+"""How long processes wait for one that is predicting and scoring."""
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -71,15 +76,51 @@ def choose_precision(accelerator: str) -> str:
     return "32-true"
 
 
+def launched_processes(devices: int) -> tuple[int, int]:
+    """Processes a node, and nodes: the launcher's numbers, or ``devices`` without a launcher.
+
+    Fabric knows torchrun's and SLURM's variables, but wants to be told how many there are.
+    """
+    told = os.environ
+    if "TORCHELASTIC_RUN_ID" in told:
+        here = int(told["LOCAL_WORLD_SIZE"])
+        return here, int(told["WORLD_SIZE"]) // here
+    by_hand = told.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as fabric sees it
+    if int(told.get("SLURM_NTASKS", 1)) > 1 and not by_hand:
+        nodes = int(told.get("SLURM_NNODES", 1))
+        return int(told["SLURM_NTASKS"]) // nodes, nodes
+    return devices, 1
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes; true where there is only one.
+
+    Known before anything is launched: torchrun, SLURM and fabric's own launcher say it in
+    variables.
+    """
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name]) == 0
+    return True
+
+
 def start_fabric(device: str, devices: int, precision: str) -> tuple[Fabric, str]:
     """A launched fabric, and the precision it has chosen if asked for ``"auto"``."""
     # Fabric takes seconds to import: only those who train wait for it, and off the clock.
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
-    fabric = Fabric(accelerator=device, devices=devices, precision=None)
+    devices, nodes = launched_processes(devices)
+    several = devices * nodes > 1
+    common = {
+        "accelerator": device,
+        "devices": devices,
+        "num_nodes": nodes,
+        "strategy": DDPStrategy(timeout=LONGEST_WAIT) if several else "auto",
+    }
     if precision == "auto":
-        precision = choose_precision(fabric.device.type)
-    fabric = Fabric(accelerator=device, devices=devices, precision=precision)
+        precision = choose_precision(Fabric(**common | {"strategy": "auto"}).device.type)
+    fabric = Fabric(**common, precision=precision)
     fabric.launch()
     return fabric, precision
 
@@ -145,7 +186,7 @@ def settings_found(out: Path, settings: dict[str, Any]) -> bool:
             ) from error
     if found is None:
         return False
-    differing = [k for k in settings if settings[k] != found.get(k)]
+    differing = [k for k in settings if settings[k] != found.get(k, LATER.get(k))]
     if differing:
         detail = "; ".join(f"{k}: {found.get(k)!r} there, {settings[k]!r} now" for k in differing)
         raise TrainingError(
@@ -184,19 +225,22 @@ def write_run(
 
 
 class StopAfterStep:
-    """Turns the first Ctrl-C into a wish that the loop grants between two steps.
+    """Turns the first Ctrl-C, or a polite kill, into a wish that the loop grants between two steps.
 
     An exception in the middle of a step would leave half of the weights updated. The second
-    Ctrl-C is an ordinary one. Signals reach the main thread only; elsewhere nothing changes.
+    one is an ordinary interrupt. SLURM and torchrun end a job by SIGTERM. Signals reach the
+    main thread only; elsewhere nothing changes.
     """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
         self.asked = False
-        self.previous = None
+        self.previous: dict[int, Any] = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._handle)
+            self.previous = {kind: signal.signal(kind, self._handle) for kind in self.SIGNALS}
         return self
 
     def _handle(self, number, frame):
@@ -205,8 +249,8 @@ class StopAfterStep:
         self.asked = True
 
     def __exit__(self, *_):
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
+        for kind, handler in self.previous.items():
+            signal.signal(kind, handler)
 
 
 def _mean(values: list[float]) -> float:
@@ -271,6 +315,7 @@ class Loop:
         self.columns, self.score = ["loss", *columns], score
         self.history_columns = ["epoch", "step", "seconds", *self.columns, "lr", score]
         self.step, self.checks_done = 0, 0
+        self.cycle_began = 0.0  # share of the training at the end of the last check
         self.begin = time.perf_counter() if begin is None else begin
         self.before = 0.0  # seconds of the sittings before this one
         self.seconds = math.nan  # of all of them, once it is finished
@@ -299,14 +344,14 @@ class Loop:
     def run(self, stop: StopAfterStep, bar: tqdm) -> None:
         """Step by step, until the epochs or the seconds are over."""
         self._train_mode(True)
-        while (share := self.share_done()) < 1 and not stop.asked:
+        while (share := self.share_done()) < 1 and not self.stopped(stop):
             self._set_rates(self.rate(share))
             self._set_momentum()
             torch.manual_seed(step_seed(self.settings["seed"], 3, self.step, self.rank))  # dropout
             self.losses.append(self.learn())
 
             self.step += 1
-            if self.step % self.per_epoch == 0:
+            if self.step % self.per_epoch == 0 or self._cycle_is_over():
                 self._end_epoch()
             self._show(bar)
         if self.losses and not stop.asked:  # the budget ended inside an epoch
@@ -352,12 +397,32 @@ class Loop:
 
         ``"linear"`` falls from one to zero. ``"cycles"`` falls along half a cosine to zero before
         every check and is one again after it (Loshchilov and Hutter, "SGDR", 2017, equation 5).
-        A cycle lasts until its check is made: weights must not be judged at a high rate.
+        A cycle ends with its check: weights must not be judged at a high rate.
         """
-        if self.settings.get("schedule", "linear") == "linear":
+        if not self.in_cycles:
             return 1 - share
-        position = min(1.0, share * self.settings["checks"] - self.checks_done)
+        length = self._next_check() - self.cycle_began
+        position = min(1.0, (share - self.cycle_began) / length)
         return (1 + math.cos(math.pi * position)) / 2
+
+    @property
+    def in_cycles(self) -> bool:
+        """Whether the rate runs through cycles."""
+        return self.settings.get("schedule", "linear") == "cycles"
+
+    def _next_check(self) -> float:
+        """The share of the training at which the cycle that has begun will end."""
+        checks = self.settings["checks"]
+        # Rounded, for a check that ended on a boundary must not end there again.
+        return (math.floor(round(self.cycle_began * checks, 9)) + 1) / checks
+
+    def _cycle_is_over(self) -> bool:
+        """Whether a check is due in the middle of an epoch: cycles do not wait for its end."""
+        return self.in_cycles and self.share_done() >= self._next_check()
+
+    def stopped(self, stop: StopAfterStep) -> bool:
+        """Whether to stop after this step: the first process decides, and all do the same."""
+        return self.fabric.broadcast(stop.asked) if self.fabric.world_size > 1 else stop.asked
 
     def _train_mode(self, training: bool) -> None:
         for network in self.networks.values():
@@ -393,11 +458,13 @@ class Loop:
         }
         self.losses.clear()
         self.rows.append(row)
-        due = self.share_done() * self.settings["checks"]
-        if due >= self.checks_done + 1:
-            self.checks_done = math.floor(due)
+        share = self.share_done()
+        begun = share * self.settings["checks"]  # checks that are due until now
+        if share >= self._next_check() if self.in_cycles else begun >= self.checks_done + 1:
+            self.checks_done = math.floor(begun)
             self._train_mode(False)
             row[self.score] = self._check()
+            self.cycle_began = self.share_done()
             if self.callback is not None:
                 self.callback(self.networks[self.main].module, row)
             self._train_mode(True)
@@ -469,6 +536,7 @@ class Loop:
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "step": self.step,
             "checks_done": self.checks_done,
+            "cycle_began": self.cycle_began,
             "elapsed": self.elapsed(),
             "losses": self.losses,
             "rows": self.rows,
@@ -489,6 +557,7 @@ class Loop:
             network.module.load_state_dict(saved["networks"][name])
             self.optimizers[name].load_state_dict(saved["optimizers"][name])
         self.step, self.checks_done = saved["step"], saved["checks_done"]
+        self.cycle_began = saved.get("cycle_began", 0.0)
         self.before, self.losses, self.rows = saved["elapsed"], saved["losses"], saved["rows"]
         self.best, self.best_weights = saved["best"], saved["best_weights"]
 

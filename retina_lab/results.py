@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from retina_lab.datasets.manifests import project_root
-from retina_lab.evaluate import METRICS, Report, mean_with_interval, sign_flip_p
-from retina_lab.grids import GRIDS, results_folder
+from retina_lab.evaluate import METRICS, Report, by_person, mean_with_interval, sign_flip_p
+from retina_lab.grids import GRIDS, baseline_of, results_folder
 
 BASELINE = "small-unet"
-"""What every network is compared with: the plainest of its size."""
+"""What the course's networks are compared with: the plainest of their size."""
 
 BEGIN, END = "<!-- results: made by `python -m retina_lab.benchmark table` -->", "<!-- end -->"
 
@@ -57,7 +57,9 @@ class Scored:
         grid: where it comes from.
         kind: ``"network"``, ``"combination"``, ``"classical"`` or ``"published"``.
         label: what it is called in tables.
-        length: of its training, in words; "" if nothing was trained.
+        length: of its training, in words; "" if nothing was trained. "3 × 5 min" if there were
+            three.
+        one_length: of a single one of its trainings.
         dataset: whose test images were scored.
         split: of that dataset.
         result: the whole file.
@@ -68,6 +70,7 @@ class Scored:
     kind: str
     label: str
     length: str
+    one_length: str
     dataset: str
     split: str
     result: dict[str, Any]
@@ -105,23 +108,35 @@ def _length(settings: dict[str, Any]) -> str:
 
 
 def scored(grids: str | Iterable[str]) -> list[Scored]:
-    """Every method, seed and test set of some grids, each training once.
+    """Every method, seed and test set of some grids.
 
     Args:
         grids: names in ``GRIDS``, or one.
     """
     grids = [grids] if isinstance(grids, str) else list(grids)
-    found: dict[tuple, Scored] = {}
+    found = []
     for grid in grids:
         for result in read_cells(grid):
+            one = _length(result["settings"])
+            members = len(result["settings"].get("members", [0]))
+            length = f"{members} × {one}" if members > 1 else one
             for test, report in result["reports"].items():
                 dataset, split = test.rsplit(" ", 1)  # a folder's path may hold spaces
-                one = Scored(
-                    grid, result.get("kind", "network"), _label(result),
-                    _length(result["settings"]), dataset, split, result, Report(**report),
+                kind = result.get("kind", "network")
+                found.append(
+                    Scored(
+                        grid, kind, _label(result), length, one, dataset, split, result,
+                        Report(**report),
+                    )
                 )  # fmt: skip
-                # the same training may belong to two grids
-                found.setdefault((*one.key, one.seed), one)
+    return found
+
+
+def unique(rows: Iterable[Scored]) -> list[Scored]:
+    """Each recipe with each seed once: two grids may hold the same one. The first grid's stays."""
+    found: dict[tuple, Scored] = {}
+    for row in rows:
+        found.setdefault((*row.key, row.seed), row)
     return list(found.values())
 
 
@@ -205,28 +220,13 @@ def claims() -> pd.DataFrame:
     """What the sources say of themselves, with the images and pixels that they have counted.
 
     Returns:
-        A frame with ``method``, ``ours`` (its name in ``retina-lab models``), ``cite`` (key in
-        the bibliography), ``dataset``, ``scored_on``, ``pixels``, ``dice``, ``auc_roc``,
+        A frame with ``method``, ``ours`` (its name in ``retina-lab models``), ``adversary`` (that
+        it was trained against), ``cite`` (key in the bibliography), ``dataset``, ``split`` (ours
+        that comes closest), ``scored_on``, ``pixels``, ``dice``, ``auc_roc``,
         ``auc_pr``, ``sensitivity``, ``specificity``, ``accuracy``; NaN where nothing is said.
     """
     root = project_root() or Path.cwd()
     return pd.read_csv(root / "data" / "results" / "claims.csv")
-
-
-def step_seconds(size: int = 256) -> dict[str, float]:
-    """Seconds of a training step with one image on a processor, by network.
-
-    Args:
-        size: side of the image in pixels.
-
-    Returns:
-        As ``make bench`` has measured them last; empty if that is not committed.
-    """
-    path = (project_root() or Path.cwd()) / "data" / "results" / "bench-cpu.json"
-    if not path.exists():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {row["model"]: row["step_seconds"] for row in rows if row["size"] == size}
 
 
 # --- Differences ------------------------------------------------------------------------------
@@ -237,60 +237,59 @@ class Difference:
     """What a method is better than another one, image by image.
 
     Attributes:
-        mean: mean over the images of (method − baseline), each averaged over seeds first.
+        mean: mean over persons of (method − baseline), each averaged over its seeds first.
         low: lower end of the 95 % bootstrap interval of the mean over images.
         high: upper end.
-        by_seed: the mean difference for every seed that both have.
-        images: how many there were.
         p: how likely a mean this far from zero is if signs are a matter of chance; see
             :func:`retina_lab.evaluate.sign_flip_p`.
+        persons: how many there are.
+        ours: mean over the images for each seed of the method.
+        theirs: the same for the baseline.
     """
 
     mean: float
     low: float
     high: float
-    by_seed: tuple[float, ...]
-    images: int
     p: float
+    persons: int
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether one of the two was trained once only, so that nothing is known of seeds."""
+        return min(len(self.ours), len(self.theirs)) == 1
 
     def verdict(self, higher_is_better: bool = True) -> str:
         """``"better"``, ``"worse"`` or ``"not to be told apart"``.
 
-        The interval speaks of other images and the seeds of other trainings: a difference
-        counts if the interval lies on one side of zero *and* every seed does.
+        The interval speaks of other persons and the seeds of other trainings: a difference
+        counts if the interval lies on one side of zero *and* every seed of one is better than
+        every seed of the other. Seeds are not paired: the same number starts different
+        networks with different weights.
         """
-        ends = (self.low, self.high, *self.by_seed)
-        if all(value > 0 for value in ends):
-            return "better" if higher_is_better else "worse"
-        if all(value < 0 for value in ends):
-            return "worse" if higher_is_better else "better"
-        return "not to be told apart"
+        above = self.low > 0 and min(self.ours) > max(self.theirs)
+        below = self.high < 0 and max(self.ours) < min(self.theirs)
+        if not above and not below:
+            return "not to be told apart"
+        return "better" if above == higher_is_better else "worse"
 
 
-def paired_values(
-    method: list[Scored], baseline: list[Scored], metric: str = "dice", region: str = "fov"
-) -> pd.DataFrame:
-    """method − baseline for every image (rows) and seed that both have (columns).
+def by_image(rows: Iterable[Scored], metric: str = "dice", region: str = "fov") -> pd.DataFrame:
+    """A metric of every test image (rows) for every seed of a method (columns).
 
-    If one of the two has no seed (an ensemble), there is one column: the difference of their
-    means over seeds. Arguments as in :func:`difference`.
+    Args:
+        rows: the seeds of one method on one set of test images.
+        metric: one of :data:`retina_lab.evaluate.METRICS`.
+        region: ``"fov"`` or ``"all"``.
     """
-
-    def by_seed(rows: list[Scored]) -> dict[int | None, pd.Series]:
-        return {
-            row.seed: pd.Series(
-                {name: image[region][metric] for name, image in row.report.images.items()},
-                dtype=float,
-            )
-            for row in rows
-        }
-
-    ours, theirs = by_seed(method), by_seed(baseline)
-    if (None in ours or None in theirs) and ours and theirs:
-        ours = {None: pd.DataFrame(ours).mean(axis=1)}
-        theirs = {None: pd.DataFrame(theirs).mean(axis=1)}
-    common = sorted(ours.keys() & theirs.keys(), key=str)
-    return pd.DataFrame({seed: ours[seed] - theirs[seed] for seed in common})
+    return pd.DataFrame(
+        {
+            index: {name: image[region][metric] for name, image in row.report.images.items()}
+            for index, row in enumerate(rows)
+        },
+        dtype=float,
+    )
 
 
 def difference(
@@ -305,16 +304,26 @@ def difference(
         region: ``"fov"`` or ``"all"``.
 
     Returns:
-        The difference over the seeds that both have; over all of them if one of the two has no
-        seed. None without common seeds, or if an image lacks the metric.
+        The difference of their means over seeds; None if one has none, or an image lacks the
+        metric.
+
+    Raises:
+        ValueError: if they were scored on different images.
     """
-    each = paired_values(method, baseline, metric, region)
-    values = each.mean(axis=1, skipna=False).to_numpy()
+    if not method or not baseline:
+        return None
+    ours, theirs = by_image(method, metric, region), by_image(baseline, metric, region)
+    if set(ours.index) != set(theirs.index):
+        raise ValueError(f"{method[0].label} and {baseline[0].label} saw different images")
+    each = ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)
+    values = by_person(each.to_dict(), method[0].report.images)
     if not len(values) or np.isnan(values).any():
         return None
     mean, low, high = mean_with_interval(values)
-    by_seed = tuple(each.mean().tolist())
-    return Difference(mean, low, high, by_seed, len(values), sign_flip_p(values))
+    return Difference(
+        mean, low, high, sign_flip_p(values), len(values),
+        tuple(ours.mean().tolist()), tuple(theirs.mean().tolist()),
+    )  # fmt: skip
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -344,27 +353,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired(
-    grid: str, dataset: str, model: str, baseline: str = BASELINE, metric: str = "dice"
-) -> tuple[float, float, float] | None:
-    """Mean difference of two networks of a grid over the test images of a dataset.
-
-    Both trained on that dataset. Each image's value is first averaged over the seeds that both
-    have.
-
-    Returns:
-        model − baseline, and the ends of its 95 % bootstrap interval over images; None if
-        they have no seed in common.
-    """
-    rows = [row for row in scored(grid) if row.dataset == row.trained_on == dataset]
-    found = difference(
-        [row for row in rows if row.label == model],
-        [row for row in rows if row.label == baseline],
-        metric,
-    )
-    return None if found is None else (found.mean, found.low, found.high)
-
-
 def groups(rows: Iterable[Scored]) -> dict[tuple[str, ...], list[Scored]]:
     """The seeds of each method, training and test set together, by :attr:`Scored.key`."""
     found: dict[tuple[str, ...], list[Scored]] = {}
@@ -374,7 +362,7 @@ def groups(rows: Iterable[Scored]) -> dict[tuple[str, ...], list[Scored]]:
 
 
 def by_test_images(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
-    """The methods on each set of test images that have learned from the same dataset.
+    """The methods on each set of test images that have learned from the same dataset, each once.
 
     Returns:
         Rows by names such as ``"drive, official"``.
@@ -383,7 +371,7 @@ def by_test_images(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
         ValueError: if there is none.
     """
     found: dict[str, list[Scored]] = {}
-    for row in rows:
+    for row in unique(rows):
         if row.trained_on == row.dataset:
             found.setdefault(f"{row.dataset}, {row.split}", []).append(row)
     if not found:
@@ -391,19 +379,125 @@ def by_test_images(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
     return found
 
 
+def with_baseline(
+    rows: Iterable[Scored],
+) -> dict[tuple[str, ...], tuple[list[Scored], list[Scored]]]:
+    """Every method with the baseline of its grid, trained on the same images.
+
+    The baseline is the grid's own where it has one, so that both come from one machine, else
+    that of another grid with the same length of a single training. Full-size networks are
+    trained by their sources' settings, so there lengths differ.
+
+    Returns:
+        (seeds of the method, seeds of its baseline) by :attr:`Scored.key`, from the first grid
+        that has the method.
+    """
+    rows = list(rows)
+    by_grid: dict[str, list[Scored]] = {}
+    for row in rows:
+        by_grid.setdefault(row.grid, []).append(row)
+    found: dict[tuple[str, ...], tuple[list[Scored], list[Scored]]] = {}
+    for grid, own in by_grid.items():
+        for key, seeds in groups(own).items():
+            wanted = baseline_of(grid, key[0])
+            if key[0] != wanted and key not in found:
+                others = _trained_alike(own, seeds[0], wanted, any_length=grid == "papers")
+                others = others or _trained_alike(unique(rows), seeds[0], wanted)
+                if others:
+                    found[key] = seeds, others
+    return found
+
+
 def against_baseline(
     rows: Iterable[Scored], metric: str = "dice"
 ) -> dict[tuple[str, ...], Difference]:
-    """Every method against the baseline of the same training data, length and test images."""
-    together = groups(rows)
-    found = {}
-    for key, seeds in together.items():
-        others = together.get((BASELINE, *key[1:]))
-        if others and key[0] != BASELINE:
-            compared = difference(seeds, others, metric)
-            if compared is not None:
-                found[key] = compared
-    return found
+    """What every method is better than its baseline; see :func:`with_baseline`."""
+    found = {key: difference(*pair, metric) for key, pair in with_baseline(rows).items()}
+    return {key: compared for key, compared in found.items() if compared is not None}
+
+
+def comparison(
+    pairs: Iterable[tuple[list[Scored], list[Scored]]], metric: str = "dice"
+) -> pd.DataFrame:
+    """Differences as a table, a row a pair.
+
+    Args:
+        pairs: (seeds of a method, seeds of what it is compared with), each pair on one set of test
+            images; pairs without a difference are left out.
+        metric: one of :data:`retina_lab.evaluate.METRICS`.
+
+    Returns:
+        A frame with ``dataset``, ``method``, ``against``, ``length``, ``difference``, ``low`` and
+        ``high`` (95 % interval over persons), ``p``, ``seeds`` (of both) and ``verdict``.
+    """
+    lines = []
+    for ours, theirs in pairs:
+        found = difference(ours, theirs, metric)
+        if found is None:
+            continue
+        verdict = found.verdict(HIGHER_IS_BETTER[metric])
+        if found.one_seed and verdict != "not to be told apart":
+            verdict += ", one seed"
+        lines.append(
+            {
+                "dataset": ours[0].dataset,
+                "method": ours[0].label,
+                "against": theirs[0].label,
+                "length": ours[0].length,
+                "difference": found.mean,
+                "low": found.low,
+                "high": found.high,
+                "p": found.p,
+                "seeds": f"{len(found.ours)} : {len(found.theirs)}",
+                "verdict": verdict,
+            }
+        )
+    columns = [
+        "dataset", "method", "against", "length", "difference", "low", "high", "p", "seeds",
+        "verdict",
+    ]  # fmt: skip
+    return pd.DataFrame(lines, columns=columns)
+
+
+def compare(
+    rows: Iterable[Scored], pairs: Sequence[tuple[str, str]], metric: str = "dice"
+) -> pd.DataFrame:
+    """Named methods against named others, on every dataset that both were trained and tested on.
+
+    Args:
+        rows: of one grid.
+        pairs: (label of a method, label of what it is compared with).
+        metric: one of :data:`retina_lab.evaluate.METRICS`.
+
+    Returns:
+        See :func:`comparison`.
+    """
+    by_method: dict[tuple[str, str], list[Scored]] = {}
+    for row in rows:
+        if row.dataset == row.trained_on:
+            by_method.setdefault((row.dataset, row.label), []).append(row)
+    datasets = dict.fromkeys(dataset for dataset, _ in by_method)
+    return comparison(
+        (
+            (by_method.get((dataset, label), []), by_method.get((dataset, other), []))
+            for dataset in datasets
+            for label, other in pairs
+        ),
+        metric,
+    )
+
+
+def _trained_alike(
+    rows: Iterable[Scored], like: Scored, label: str, any_length: bool = False
+) -> list[Scored]:
+    """The seeds of another method on the same images, after the same length of training."""
+    return [
+        row
+        for row in rows
+        if row.label == label
+        and (row.trained_on, row.dataset, row.split) == (like.trained_on, like.dataset, like.split)
+        and (any_length or row.one_length == like.one_length != "")
+    ]
 
 
 # --- Tables -----------------------------------------------------------------------------------
@@ -480,6 +574,8 @@ def one_table(rows: list[Scored], dataset: str, split: str) -> str:
         row for row in rows if (row.dataset, row.split, row.trained_on) == (dataset, split, dataset)
     ]
     compared = against_baseline(chosen)
+    kinds = {row.label: row.kind for row in chosen}
+    chosen = unique(chosen)
     table = summary(frame(chosen))
     median = frame(chosen).groupby(["label", "length"])["dice"].median()
     entries = []
@@ -492,8 +588,8 @@ def one_table(rows: list[Scored], dataset: str, split: str) -> str:
                 "parameters": _count(row.parameters),
                 "trained for": row.length or "–",
                 "seeds": row.seeds if row.length else "–",
-                "Dice": row.dice,
-                f"− {BASELINE}": "–"
+                "Dice": row.dice + ("†" if kinds[row.label] == "published" else ""),
+                "− baseline": "–"
                 if found is None
                 else f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
                 "AUC-ROC": row.auc_roc,
@@ -523,27 +619,39 @@ def one_table(rows: list[Scored], dataset: str, split: str) -> str:
 def sentences(rows: list[Scored], metric: str = "dice") -> list[str]:
     """What the differences against the baseline are worth, in words.
 
-    Only of methods that were trained on the data they are scored on, and in no other way than
-    the baseline.
+    Only of methods that were trained on the data they are scored on. Besides interval and seeds
+    the p-value must hold, after Holm's rule over all that were compared at that length.
 
     Returns:
         A line in Markdown for each dataset and length of training.
     """
     chosen = [row for row in rows if row.dataset == row.trained_on]
-    verdicts: dict[tuple[str, str], dict[str, list[str]]] = {}
+    families: dict[tuple[str, str], dict[str, Difference]] = {}
     for (label, _, length, dataset, _), found in against_baseline(chosen, metric).items():
-        said = verdicts.setdefault((dataset, length), {})
-        seeds = "" if len(found.by_seed) > 1 else ", one seed"
-        verdict = found.verdict(HIGHER_IS_BETTER[metric])
-        said.setdefault(verdict, []).append(f"{label} ({found.mean:+.4f}{seeds})")
+        families.setdefault((dataset, length), {})[label] = found
     lines = []
-    for (dataset, length), said in verdicts.items():
+    for (dataset, length), family in families.items():
+        said: dict[str, list[str]] = {}
+        adjusted = holm([found.p for found in family.values()])
+        for (label, found), p in zip(family.items(), adjusted, strict=True):
+            verdict = found.verdict(HIGHER_IS_BETTER[metric])
+            if verdict != "not to be told apart" and found.one_seed:
+                verdict = f"{verdict} in a single training"
+            elif p >= 0.05:
+                verdict = "not to be told apart"
+            said.setdefault(verdict, []).append(f"{label} ({found.mean:+.4f})")
         parts = [
-            f"{verdict}: {', '.join(said[verdict]) if verdict in said else 'none'}"
-            for verdict in ("better", "worse", "not to be told apart")
+            f"{verdict}: {', '.join(said[verdict])}" for verdict in VERDICTS if verdict in said
         ]
-        lines.append(f"**{dataset}, {length}**, against {BASELINE}: {'; '.join(parts)}.")
+        persons = next(iter(family.values())).persons
+        lines.append(f"**{dataset}, {length}**, {persons} persons: {'; '.join(parts)}.")
     return lines
+
+
+VERDICTS = (
+    "better", "worse", "better in a single training", "worse in a single training",
+    "not to be told apart",
+)  # fmt: skip
 
 
 def matrix(rows: Iterable[Scored], metric: str = "dice") -> pd.DataFrame:
@@ -556,7 +664,6 @@ def matrix(rows: Iterable[Scored], metric: str = "dice") -> pd.DataFrame:
 
 def claims_table(rows: list[Scored]) -> str:
     """The sources' own figures, beside ours for the same network where there are any."""
-    ours = frame(rows)
     table = claims()
     known = {"dice": "Dice", "auc_roc": "AUC-ROC", "accuracy": "accuracy"}
     columns = {
@@ -567,17 +674,22 @@ def claims_table(rows: list[Scored]) -> str:
     }
     for name, heading in known.items():
         columns[heading] = table[name].map(lambda v: "–" if pd.isna(v) else f"{v:.4f}".rstrip("0"))
-    columns["ours, Dice"] = [
-        shown(found) if len(found := _of(ours, row.ours, row.dataset)) else "not run"
-        for row in table.itertuples()
-    ]
+    columns["ours, Dice"] = [_ours(rows, row) for row in table.itertuples()]
     return as_markdown(pd.DataFrame(columns))
 
 
-def _of(rows: pd.DataFrame, model: str, dataset: str) -> pd.Series:
-    """Dice of a network trained by its paper's settings, one a seed."""
-    same = (rows["grid"] == "papers") & (rows["model"] == model) & (rows["adversary"] == "")
-    return rows[same & (rows["dataset"] == dataset) & (rows["trained_on"] == dataset)]["dice"]
+def _ours(rows: Iterable[Scored], claim: Any) -> str:
+    """Our Dice for a claim: same network, opponent, split and pixels, by its paper's settings."""
+    label = claim.ours if pd.isna(claim.adversary) else f"{claim.ours} vs {claim.adversary}"
+    region = "all" if claim.pixels == "all" else "fov"
+    values = [
+        figures(getattr(row.report, region))["dice"]
+        for row in rows
+        if (row.grid, row.label) == ("papers", label)
+        and row.trained_on == row.dataset == claim.dataset
+        and row.split == claim.split
+    ]
+    return shown(pd.Series(values)) if values else "not run"
 
 
 def between_markers(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:

@@ -374,7 +374,8 @@ def fit(
         checks: how many times validation is run, evenly over the training.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         devices: number of processes, one device each (DDP above one). Under torchrun or
-            SLURM the launcher's number is used.
+            SLURM the launcher's number is used. What the first process returns is written; the
+            others' networks may differ in BatchNorm's averages.
         precision: ``"auto"`` or one of fabric's, such as ``"32-true"``, ``"bf16-mixed"``.
         threshold: choose the threshold on ``train`` and ``val`` at the end.
         adversary: a discriminator to train against, by name (``"pixel"``, ``"patch-1"``,
@@ -434,7 +435,8 @@ def fit(
     begin = time.perf_counter()
     if batch_size % fabric.world_size:
         raise ValueError(
-            f"batch_size {batch_size} does not divide among {fabric.world_size} processes"
+            f"batch_size {batch_size} does not divide among {fabric.world_size} processes; use "
+            "as many processes as divide it, and train several networks side by side instead"
         )
 
     torch.manual_seed(step_seed(seed, 0))
@@ -468,10 +470,10 @@ def fit(
     }
     out = Path(out) if out is not None else None
     if out is not None:
-        if settings_found(out, settings) and model_name and (out / RECORD).exists():
-            found = load_run(out)
-            if not found.interrupted:
-                return found
+        # The first process looks, for the others may see the folder a moment later.
+        finished = fabric.global_rank == 0 and is_finished(out, settings)
+        if fabric.broadcast(finished) and model_name:
+            return load_run(out)
         out.mkdir(parents=True, exist_ok=True)
 
     sampler = CropSampler(
@@ -499,7 +501,10 @@ def fit(
         # All labelled images, for observers differ in how much they call a vessel: the best
         # thresholds of single images lie far apart, and two of them are no sample.
         labelled = train + val
-        run.threshold = choose_threshold(labelled, predict_dataset(run, labelled))
+        if fabric.global_rank == 0:
+            maps = predict_dataset(run, labelled, device=str(fabric.device))
+            run.threshold = choose_threshold(labelled, maps)
+        run.threshold = fabric.broadcast(run.threshold)
         run.threshold_from = f"{len(train)} training" + (
             f" and {len(val)} validation images" if val else " images"
         )
@@ -507,6 +512,25 @@ def fit(
     if out is not None and fabric.global_rank == 0:
         save_run(run, out)
     return run
+
+
+def is_finished(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds a finished run of these settings.
+
+    Raises:
+        TrainingError: see :func:`retina_lab.loop.settings_found`.
+    """
+    if not settings_found(out, settings) or not (out / RECORD).exists():
+        return False
+    return not json.loads((out / RECORD).read_text(encoding="utf-8"))["interrupted"]
+
+
+def leaked(run: Run, samples: FundusDataset) -> list[str]:
+    """The names of samples that a run has been trained or validated on, in alphabetical order."""
+    datasets = run.settings["dataset"]
+    if samples.name != datasets and samples.name not in datasets.split(MIXED):
+        return []
+    return sorted({*run.settings["train"], *run.settings["val"]} & set(samples.names))
 
 
 def save_run(run: Run, out: str | os.PathLike) -> None:

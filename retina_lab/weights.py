@@ -209,6 +209,12 @@ def ship(grid: str, cell: str, runs: Path) -> str:
                 f"{path} is missing; run: python -m retina_lab.benchmark run {grid} --only {cell}"
             )
     found = json.loads(record.read_text(encoding="utf-8"))
+    adversary = found["settings"].get("adversary")
+    if found.get("variant") or adversary or " + " in found["settings"]["dataset"]:
+        raise TrainingError(
+            f"{cell} is a variant; only a network trained by the course's own settings on one "
+            "dataset is shipped under its name"
+        )
     dataset, split = found["settings"]["dataset"], found["settings"]["split"]
     report = found["reports"][f"{dataset} {split}"]
     name = f"{found['settings']['model']}-{dataset}"
@@ -224,7 +230,7 @@ def ship(grid: str, cell: str, runs: Path) -> str:
         "settings": found["settings"],
         "threshold": report["threshold"],
         "seconds": found["seconds"],
-        "versions": found["versions"],
+        "versions": found.get("training", found)["versions"],
         "metric": {"name": "dice", "region": "fov", "value": report["fov"]["dice"]["pooled"]},
         "measured_by": next(
             line for line in found["commands"]["evaluate"] if f"--dataset {dataset} " in line

@@ -5,14 +5,18 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from retina_lab import benchmark, grids, results
+from retina_lab.benchmark import LeftOut
 from retina_lab.datasets import open_split
-from retina_lab.evaluate import Report
+from retina_lab.datasets.layouts import Entry, FundusDataset
+from retina_lab.evaluate import METRICS, EvaluationError, Report
 from retina_lab.grids import PHANTOM, Cell, Classical, Combination, Published
+from retina_lab.loop import TrainingError
 from retina_lab.models import build_model, count_parameters
 from retina_lab.predict import predict_dataset, save_map
-from retina_lab.train import load_run
+from retina_lab.train import fit, load_run
 
 CELLS = [Cell("tiny-unet", *PHANTOM, "1s", seed) for seed in (0, 1)]
 
@@ -56,13 +60,64 @@ def test_a_killed_grid_goes_on_and_repeats_nothing(grid, monkeypatch, tmp_path, 
 
 
 def test_nothing_half_written_is_taken_for_a_result(grid, monkeypatch, tmp_path):
-    def run_cell(cell, *_):
-        return {**small_result(cell), "bad": float("nan")}
+    def write_text(path, text, *_):
+        path.write_bytes(text.encode()[:10])
+        raise OSError("the disk is full")
 
-    monkeypatch.setattr(benchmark, "run_cell", run_cell)
-    with pytest.raises(ValueError, match="JSON"):
+    monkeypatch.setattr(benchmark, "run_cell", lambda cell, *_: small_result(cell))
+    monkeypatch.setattr("pathlib.Path.write_text", write_text)
+    with pytest.raises(OSError, match="full"):
         benchmark.run_grid("tiny", tmp_path)
     assert not list(grid.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TrainingError("the loss is not finite"), EvaluationError("no map"), LeftOut("it is busy")],
+)
+def test_a_cell_that_fails_does_not_stop_the_others(grid, monkeypatch, tmp_path, capsys, error):
+    def run_cell(cell, *_):
+        if cell.seed == 0:
+            raise error
+        return small_result(cell)
+
+    monkeypatch.setattr(benchmark, "run_cell", run_cell)
+    assert benchmark.main(["run", "tiny", "--runs", str(tmp_path)]) == 1
+    assert str(error) in capsys.readouterr().err
+    assert files(grid) == ["tiny-unet-phantom-official-1s-s1.json"]
+
+
+def test_one_training_is_not_done_by_two(grid, monkeypatch, tmp_path):
+    monkeypatch.setattr("retina_lab.train.fit", lambda *_, **__: pytest.fail("it trained"))
+    with (
+        FileLock(tmp_path / f"{CELLS[0].name}.lock"),
+        pytest.raises(LeftOut, match="another process is training"),
+    ):
+        benchmark.train_cell(CELLS[0], tmp_path)
+
+
+def test_no_network_is_scored_on_what_it_has_seen(tmp_path, made_samples):
+    run = fit("tiny-unet", made_samples, epochs=1, crop=32, progress=False, device="cpu")
+    seen = FundusDataset("made", [Entry("made_2", "made_2", lambda: made_samples[2])])
+    with pytest.raises(LeftOut, match="was trained on the test image made_2"):
+        benchmark.refuse_leaks([run], {"test": seen})
+    benchmark.refuse_leaks([run], {"test": FundusDataset("other", seen.entries)})
+
+
+def test_a_misspelt_cell_is_told(grid, tmp_path, capsys):
+    assert benchmark.main(["run", "tiny", "--only", "moon", "--runs", str(tmp_path)]) == 2
+    assert "no cell of tiny has 'moon' in its name" in capsys.readouterr().err
+
+
+def test_a_whole_name_means_one_cell(grid, monkeypatch, tmp_path):
+    cells = [Cell("tiny-unet", *PHANTOM, "1s", seed) for seed in (1, 10)]
+    monkeypatch.setitem(grids.GRIDS, "tiny", cells)
+    ran = []
+    monkeypatch.setattr(
+        benchmark, "run_cell", lambda cell, *_: ran.append(cell.seed) or small_result(cell)
+    )
+    benchmark.main(["run", "tiny", "--only", cells[0].name, "--runs", str(tmp_path)])
+    assert ran == [1]
 
 
 def test_a_missing_dataset_is_named_and_the_other_cells_run(grid, monkeypatch, tmp_path, capsys):
@@ -96,10 +151,23 @@ def test_absurd_parts_are_refused(grid, part, capsys):
     assert "k/n" in capsys.readouterr().err
 
 
-def test_only_the_first_process_writes(grid, monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, "run_cell", lambda *_: None)
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [({}, True), ({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"SLURM_PROCID": "3"}, False)],
+)
+def test_only_the_first_process_measures_what_is_not_trained(
+    grid, monkeypatch, tmp_path, variables, first
+):
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(grids.GRIDS, "tiny", [Classical("frangi", *PHANTOM)])
+    monkeypatch.setattr(
+        benchmark, "measure_classical", lambda cell: small_result(Cell("x", *PHANTOM, "1s", 0))
+    )
     assert benchmark.run_grid("tiny", tmp_path) == []
-    assert files(grid) == []
+    assert len(files(grid)) == first
 
 
 def test_an_interrupted_training_ends_the_grid_without_a_result(grid, monkeypatch, tmp_path):
@@ -133,10 +201,11 @@ def test_what_a_cell_asks_for_reaches_the_training(grid, monkeypatch, tmp_path):
 def test_real_cells_train_score_combine_and_can_be_read(grid, tmp_path, monkeypatch, folder):
     cells = [Cell("tiny-unet", str(folder), "seeded-0", "3s", seed) for seed in (0, 1)]
     test = f"{folder} seeded-0"
+    alone = Combination("alone", (cells[0],))
     both = Combination("both", tuple(cells))
     cleaned = Combination("cleaned", (cells[0],), cleaned=True)
     still = Combination("no flips", (cells[0],), tta=False)
-    monkeypatch.setitem(grids.GRIDS, "tiny", [*cells, both, cleaned, still])
+    monkeypatch.setitem(grids.GRIDS, "tiny", [*cells, alone, both, cleaned, still])
     assert benchmark.run_grid("tiny", tmp_path / "runs", "cpu") == []
     rows = results.load("tiny").set_index(["label", "seed"], drop=False)
     first = rows.loc[("tiny-unet", 0)]
@@ -149,6 +218,9 @@ def test_real_cells_train_score_combine_and_can_be_read(grid, tmp_path, monkeypa
         f"--seed 1 --out runs/{cells[1].name}"
     )
     assert "validation" in saved["reports"][test]["threshold"]["from"]
+
+    one = rows[rows.label == "alone"].iloc[0]
+    assert one[[*METRICS, "threshold"]].tolist() == first[[*METRICS, "threshold"]].tolist()
 
     # The combinations are of these very networks: computed here in another way.
     samples = list(open_split(folder).test)
@@ -187,7 +259,6 @@ def test_published_maps_are_measured_or_named(grid, tmp_path, monkeypatch, capsy
 
     monkeypatch.setitem(grids.GRIDS, "tiny", [Given("theirs", "Theirs (2001)")])
     monkeypatch.setenv("RETINA_LAB_MAPS", str(tmp_path))
-    monkeypatch.setitem(benchmark.KINDS, Given, "published")
     assert benchmark.main(["run", "tiny"]) == 1
     assert "no published maps at" in capsys.readouterr().err
     for sample in open_split(folder).test:

@@ -1,5 +1,7 @@
 """Figures of the comparison: that they show what the results say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -60,8 +62,11 @@ def test_lower_errors_are_better(rows):
 
 
 def test_lengths_tell_equal_labels_apart(rows):
-    assert charts.name_of(rows[:1], [rows[:1], rows[1:2]]) == "small-unet, 60 s"
+    longer = [replace(rows[1], length="5 min")]
+    foreign = [replace(rows[1], result=result("small-unet", dataset="phantom"))]
     assert charts.name_of(rows[:1], [rows[:2], rows[2:3]]) == "small-unet"
+    assert charts.name_of(rows[:1], [rows[:1], longer]) == "small-unet, 60 s"
+    assert charts.name_of(rows[:1], [rows[:1], foreign]) == "small-unet, from drive"
 
 
 def test_room_for_more(rows):
@@ -73,11 +78,27 @@ def test_differences_are_sorted_photograph_by_photograph(rows):
     figure = charts.plot_differences(rows[2:3], rows[:2])
     (axes,) = figure.axes
     assert labels(axes.xaxis) == ["2", "0", "1"]
-    points = [line for line in axes.lines if line.get_label() == "seed 0"]
-    np.testing.assert_allclose(points[0].get_ydata(), [0.01, 0.05, 0.05])
-    assert any("mean +0.0367" in str(line.get_label()) for line in axes.lines)
-    with pytest.raises(ValueError, match="no seed in common"):
-        charts.plot_differences(rows[1:2], rows[2:3])
+    points = [line for line in axes.lines if line.get_label() == "a photograph"]
+    np.testing.assert_allclose(points[0].get_ydata(), [0.01, 0.04, 0.045])
+    assert any("mean +0.0317" in str(line.get_label()) for line in axes.lines)
+    (spans,) = axes.collections
+    reach = [segment[:, 1].tolist() for segment in spans.get_segments()]
+    np.testing.assert_allclose(reach, [[0.01, 0.01], [0.03, 0.05], [0.04, 0.05]])
+    with pytest.raises(ValueError, match="no two methods"):
+        charts.plot_differences(rows[1:2], [])
+
+
+def test_a_forest_colours_what_is_decided(rows):
+    table = results.compare(rows, [("b", "small-unet"), ("frangi", "b"), ("b", "b")])
+    (axes,) = charts.plot_forest(table).axes
+    assert labels(axes.yaxis)[0] == "b − small-unet, drive"
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [to_hex(dot.get_color()) for dot in dots] == [
+        plots.BLUE.lower(), plots.VERMILLION.lower(), "#777777",
+    ]  # fmt: skip
+    assert [text.get_text().strip() for text in axes.texts] == table["verdict"].tolist()
+    with pytest.raises(ValueError, match="no difference"):
+        charts.plot_forest(table.iloc[:0])
 
 
 def test_rankings(rows):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_report_has_the_promised_shape(report, samples):
     assert found["threshold"] == {"value": 0.45, "from": "training images"}
     assert list(found["images"]) == [s.name for s in samples]
     row = found["images"]["01_test"]
-    assert list(row) == ["fov_source", "fov", "all", "second_observer"]
+    assert list(row) == ["person", "fov_source", "fov", "all", "second_observer"]
     assert list(row["fov"]) == [*METRICS, "counts"]
 
 
@@ -108,6 +109,43 @@ def test_the_kept_histogram_counts_like_the_maps(report, samples, maps, region):
     pooled = getattr(report, region)
     assert metrics.auc_roc(histogram) == pytest.approx(pooled["auc_roc"]["pooled"], abs=1e-4)
     assert metrics.ece(histogram) == pytest.approx(pooled["ece"]["pooled"], abs=5e-3)
+
+
+def test_a_persons_images_are_drawn_together():
+    weights = evaluate._resampling_weights(["a", "a", "b", "c"], 200, 0)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
+    assert (weights[:, 2] != weights[:, 3]).any()
+
+
+def test_the_interval_is_over_persons(samples, maps):
+    pairs = [replace(sample, subject=str(i // 2)) for i, sample in enumerate(samples)]
+    report = evaluate_maps(pairs, maps, threshold=0.45, threshold_from="x")
+    counts = [report.images[s.name]["fov"]["counts"] for s in samples]
+    persons = np.random.default_rng(0).multinomial(3, [1 / 3] * 3, size=1000)
+    drawn = [
+        metrics.dice(
+            metrics.Counts(
+                *(sum(draw[i // 2] * c[cell] for i, c in enumerate(counts))
+                  for cell in ("tp", "fp", "fn", "tn"))
+            )
+        )
+        for draw in persons
+    ]  # fmt: skip
+    assert report.fov["dice"]["interval"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]))
+    assert report.images[samples[0].name]["person"] == "0"
+
+
+def test_two_methods_are_tested_person_by_person(samples, maps):
+    pairs = [replace(sample, subject=str(i // 2)) for i, sample in enumerate(samples)]
+    worse = {name: np.clip(m * 0.7, 0, 1) for name, m in maps.items()}
+    one, two = (
+        evaluate_maps(pairs, m, threshold=0.45, threshold_from="x", bootstrap=0)
+        for m in (maps, worse)
+    )
+    found = evaluate.paired_comparison(one, two)
+    assert len(found.differences) == 6
+    assert found.sign_flip_p >= 2 / 2**3
 
 
 def test_a_report_without_histograms_says_so(report):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from retina_lab import grids, results
+from retina_lab.datasets import list_splits
 from retina_lab.datasets.manifests import project_root
 from retina_lab.evaluate import METRICS
 from retina_lab.grids import GRIDS, PHANTOM, Cell
@@ -88,7 +89,7 @@ def test_a_damaged_file_is_named(tiny):
 
 def test_a_grid_without_results_gives_an_empty_frame(tiny):
     assert results.load("tiny").empty
-    assert results.paired("tiny", "phantom", "a", "b") is None
+    assert results.compare(results.scored("tiny"), [("a", "b")]).empty
 
 
 def test_rows_hold_the_figures_of_a_region(written):
@@ -125,9 +126,22 @@ def test_variants_and_adversaries_are_part_of_the_name(written):
     ]  # fmt: skip
 
 
-def test_a_training_that_two_grids_hold_counts_once(written):
-    written(one=[result(seed=0), result(seed=1)], two=[result(seed=1), result(seed=2)])
-    assert [row.seed for row in results.scored(["one", "two"])] == [0, 1, 2]
+def test_a_recipe_that_two_grids_hold_counts_once(written):
+    written(
+        one=[result(seed=0, pooled=0.6), result(seed=1, pooled=0.7)],
+        two=[result(seed=1, pooled=0.8), result(seed=2, pooled=0.9)],
+    )
+    table = results.frame(results.unique(results.scored(["one", "two"])))
+    assert table["dice"].tolist() == [0.6, 0.7, 0.9]
+
+
+def test_an_ensembles_length_is_that_of_all_its_members(written):
+    together = result("all", None, budget=300.0, kind="combination")
+    together["settings"]["members"] = ["a", "b", "c"]
+    written(together, result("small-unet", 0, budget=300.0))
+    ensemble, _ = results.scored("x")
+    assert (ensemble.length, ensemble.one_length) == ("3 × 5 min", "5 min")
+    assert list(results.with_baseline(results.scored("x"))) == [ensemble.key]
 
 
 # --- Differences ------------------------------------------------------------------------------
@@ -136,24 +150,25 @@ def test_a_training_that_two_grids_hold_counts_once(written):
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        # per image: means over the seeds in common, then the difference, then the mean
+        # per image: means over the seeds of each, then the difference, then the mean
         ([result("b", 0, (0.7, 0.8))], 0.0),  # a: (.8, .7)
         ([result("b", 0, (0.6, 0.6))], 0.15),
         ([result("b", 0, (0.6, 0.6)), result("b", 1, (0.4, 0.4))], 0.25),  # a's seed 1: (.7, .8)
-        ([result("b", 5, (0.6, 0.6))], None),
+        ([result("b", 5, (0.6, 0.6))], 0.15),  # seeds are not paired
         ([result("b", 0, (0.6, 0.6), dataset="stare")], None),
         ([result("b", None, (0.6, 0.5))], 0.2),  # an ensemble: against the mean of all seeds
     ],
 )
 def test_paired_differences(written, other, expected):
     written(result("a", 0, (0.8, 0.7)), result("a", 1, (0.7, 0.8)), *other)
-    found = results.paired("x", "drive", "a", "b")
+    found = results.compare(results.scored("x"), [("a", "b")])
     if expected is None:
-        assert found is None
+        assert found.empty
     else:
-        mean, low, high = found
-        assert mean == pytest.approx(expected)
-        assert low <= mean <= high
+        (row,) = found.itertuples()
+        assert row.difference == pytest.approx(expected)
+        assert row.low <= row.difference <= row.high
+        assert (row.dataset, row.method, row.against, row.length) == ("drive", "a", "b", "60 s")
 
 
 def test_another_metric_and_region(written):
@@ -165,17 +180,44 @@ def test_another_metric_and_region(written):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "by_seed", "up", "verdict"),
+    ("low", "high", "ours", "theirs", "up", "verdict"),
     [
-        (0.01, 0.02, (0.01, 0.02), True, "better"),
-        (0.01, 0.02, (0.01, 0.02), False, "worse"),
-        (-0.02, -0.01, (-0.01,), True, "worse"),
-        (-0.01, 0.02, (0.01, 0.01), True, "not to be told apart"),  # other images might differ
-        (0.01, 0.02, (0.04, -0.01), True, "not to be told apart"),  # another seed did
+        (0.01, 0.02, (0.81, 0.82), (0.79, 0.80), True, "better"),
+        (0.01, 0.02, (0.81, 0.82), (0.79, 0.80), False, "worse"),
+        (-0.02, -0.01, (0.79,), (0.80, 0.81), True, "worse"),
+        (-0.02, -0.01, (9.0,), (10.0,), False, "better"),
+        (-0.01, 0.02, (0.81,), (0.80,), True, "not to be told apart"),  # other images might differ
+        (0.01, 0.02, (0.79, 0.84), (0.78, 0.80), True, "not to be told apart"),  # another seed did
+        (-0.02, -0.01, (0.79,), (0.78, 0.83), True, "not to be told apart"),
     ],
 )
-def test_verdicts(low, high, by_seed, up, verdict):
-    assert Difference(0.0, low, high, by_seed, 20, 0.5).verdict(up) == verdict
+def test_verdicts(low, high, ours, theirs, up, verdict):
+    found = Difference(0.0, low, high, 0.5, 20, ours, theirs)
+    assert found.verdict(up) == verdict
+    assert found.one_seed == (1 in (len(ours), len(theirs)))
+
+
+def test_a_comparison_names_seeds_and_verdict(written):
+    written(
+        *(result("a", seed, (0.80, 0.79, 0.81)) for seed in (0, 1)),
+        result("b", 0, (0.70, 0.69, 0.72)),
+        *(result("c", seed, (0.80, 0.79, 0.811)) for seed in (0, 1)),
+        result("a", 0, (0.9, 0.9, 0.9), dataset="stare"),
+    )
+    found = results.compare(results.scored("x"), [("a", "b"), ("a", "c"), ("a", "moon")])
+    assert found[["dataset", "against", "seeds", "verdict"]].to_numpy().tolist() == [
+        ["drive", "b", "2 : 1", "better, one seed"],
+        ["drive", "c", "2 : 2", "not to be told apart"],
+    ]
+    assert results.compare(results.scored("x"), [("b", "a")], "auc_roc").verdict.item() == (
+        "worse, one seed"
+    )
+
+
+def test_different_images_are_not_compared(written):
+    written(result("a", 0, (0.8, 0.7)), result("b", 0, (0.7, 0.6, 0.85)))
+    with pytest.raises(ValueError, match="a and b saw different images"):
+        results.difference(*([row] for row in results.scored("x")))
 
 
 @pytest.mark.parametrize(
@@ -203,6 +245,47 @@ def test_the_p_value_is_that_of_all_signs(written):
     assert results.difference([a], [b]).p == 2 / 8  # only + + + and - - - are as far from zero
 
 
+def test_two_eyes_of_a_person_are_one_witness(written):
+    a, b = result("a", 0, (0.9, 0.8, 0.7, 0.7)), result("b", 0, (0.7, 0.7, 0.6, 0.7))
+    for found in (a, b):
+        for name, image in found["reports"]["drive official"]["images"].items():
+            image["person"] = "first" if name in "01" else "second"
+    written(a, b)
+    found = results.difference(*([row] for row in results.scored("x")))
+    assert (found.persons, found.p) == (2, 0.5)
+    assert found.mean == pytest.approx(0.1)  # of .15 and .05
+
+
+def test_the_grids_own_baseline_comes_first(written):
+    written(
+        one=[result("small-unet", 0, (0.5, 0.5))],
+        two=[result("small-unet", 0, (0.6, 0.6)), result("b", 0, (0.7, 0.7))],
+        three=[result("c", 0, (0.7, 0.7))],
+    )
+    found = results.against_baseline(results.scored(["one", "two", "three"]))
+    assert {key[0]: round(d.mean, 6) for key, d in found.items()} == {"b": 0.1, "c": 0.2}
+
+
+def test_full_size_networks_have_baselines_of_their_own(written):
+    def paper(model, epochs, dice, adversary=None):
+        found = result(model, 0, dice, budget=None, epochs=epochs)
+        found["settings"]["adversary"] = adversary and {"discriminator": adversary}
+        return found
+
+    written(
+        papers=[
+            paper("unet", 200, (0.8, 0.8)), paper("cmp-unet", 200, (0.81, 0.81)),
+            paper("rsan-backbone", 200, (0.7, 0.7)), paper("rsan", 200, (0.72, 0.72)),
+            paper("v-gan", 400, (0.6, 0.6)), paper("v-gan", 400, (0.63, 0.63), "image"),
+        ]
+    )  # fmt: skip
+    found = results.against_baseline(results.scored("papers"))
+    assert {key[0]: round(d.mean, 6) for key, d in found.items()} == {
+        "cmp-unet": 0.01, "rsan": 0.02, "v-gan": -0.2,
+        "v-gan vs image": 0.03,
+    }  # fmt: skip
+
+
 def test_the_baseline_has_the_same_data_and_length(written):
     written(
         result("small-unet", 0, (0.5, 0.5)),
@@ -216,18 +299,33 @@ def test_the_baseline_has_the_same_data_and_length(written):
 
 
 def test_sentences_say_who_wins_and_what_is_noise(written):
+    plain = tuple(0.5 + 0.01 * i for i in range(10))
+
+    def shifted(by):
+        return tuple(value + by for value in plain)
+
     written(
-        *(result("small-unet", seed, (0.5, 0.52)) for seed in (0, 1)),
-        *(result("good", seed, (0.7, 0.7)) for seed in (0, 1)),
-        result("bad", 0, (0.1, 0.1)),
-        result("fickle", 0, (0.6, 0.6)),
-        result("fickle", 1, (0.45, 0.45)),
-        result("abroad", 0, (0.9, 0.9), scored="stare"),
+        *(result("small-unet", seed, shifted(0.01 * seed)) for seed in (0, 1)),
+        *(result("good", seed, shifted(0.2)) for seed in (0, 1)),
+        result("bad", 0, shifted(-0.3)),
+        result("fickle", 0, shifted(0.1)),
+        result("fickle", 1, shifted(-0.05)),
+        result("abroad", 0, shifted(0.9), scored="stare"),
     )
     assert results.sentences(results.scored("x")) == [
-        "**drive, 60 s**, against small-unet: better: good (+0.1900); worse: bad (-0.4100, one "
-        "seed); not to be told apart: fickle (+0.0150)."
+        "**drive, 60 s**, 10 persons: better: good (+0.1950); worse in a single training: bad "
+        "(-0.3050); not to be told apart: fickle (+0.0200)."
     ]
+
+
+def test_few_persons_crown_nobody(written):
+    """Five photographs: the smallest p is 1/16."""
+    written(
+        *(result("small-unet", seed, (0.5,) * 5) for seed in (0, 1)),
+        *(result("good", seed, (0.7,) * 5) for seed in (0, 1)),
+    )
+    (line,) = results.sentences(results.scored("x"))
+    assert line.endswith("5 persons: not to be told apart: good (+0.2000).")
 
 
 # --- Tables -----------------------------------------------------------------------------------
@@ -297,9 +395,27 @@ def test_claims_are_of_our_networks_and_have_a_source():
     for row in table.itertuples():
         assert row.ours in MODELS
         assert f"{{{row.cite}," in bibliography
+    for row in table.itertuples():
+        assert row.split in list_splits(row.dataset)
     numbers = table[["dice", "auc_roc", "auc_pr", "sensitivity", "specificity", "accuracy"]]
     assert (numbers.isna() | ((numbers > 0.5) & (numbers < 1))).all(axis=None)
     assert numbers.notna().any(axis=1).all()
+
+
+def test_claims_stand_beside_the_same_network_opponent_split_and_pixels(monkeypatch, written):
+    claim = {
+        "method": "X", "ours": "v-gan", "adversary": "image", "dataset": "drive",
+        "split": "official", "scored_on": "test", "pixels": "all", "dice": 0.8, "auc_roc": None,
+        "accuracy": None,
+    }  # fmt: skip
+    other = claim | {"adversary": None, "pixels": "field of view"}
+    monkeypatch.setattr(results, "claims", lambda: pd.DataFrame([claim, other]))
+    fought = result("v-gan", pooled=0.81)
+    fought["settings"]["adversary"] = {"discriminator": "image"}
+    written(papers=[fought], two=[result("v-gan", pooled=0.5)])
+    lines = results.claims_table(results.scored(["papers", "two"])).splitlines()[2:]
+    assert lines[0].endswith("| 0.9100 |")  # all pixels: see the helper above
+    assert lines[1].endswith("| not run |")
 
 
 # --- What is committed ------------------------------------------------------------------------

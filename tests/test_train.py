@@ -14,7 +14,13 @@ from safetensors.torch import load_file
 
 from retina_lab.augment import Augmentation
 from retina_lab.datasets.layouts import Entry, FundusDataset
-from retina_lab.loop import TrainingError, choose_precision, parse_budget, step_seed
+from retina_lab.loop import (
+    TrainingError,
+    choose_precision,
+    launched_processes,
+    parse_budget,
+    step_seed,
+)
 from retina_lab.models import build_model
 from retina_lab.train import CropSampler, fit, hold_out, load_run, validation_dice
 from tests.conftest import made_sample
@@ -314,6 +320,69 @@ def test_a_cycle_ends_with_its_check(made_samples):
     )
     quarter, rest = (1 + math.sqrt(0.5)) / 2, (1 - math.sqrt(0.5)) / 2
     assert run.history["lr"].tolist() == pytest.approx([1e-3 * quarter, 1e-3 * rest] * 2)
+
+
+def test_a_cycle_does_not_wait_for_the_end_of_an_epoch(made_samples):
+    """Four steps an epoch: a cycle of four ends with it, two of two end in its middle too."""
+    run = fit(
+        "tiny-unet", made_samples[:4], epochs=3, schedule="cycles", checks=3, lr=1e-3,
+        **{**QUICK, "batch_size": 1},
+    )  # fmt: skip
+    whole = run.history["lr"].tolist()
+    cut = fit(
+        "tiny-unet", made_samples[:4], epochs=3, schedule="cycles", checks=6, lr=1e-3,
+        **{**QUICK, "batch_size": 1},
+    )  # fmt: skip
+    low = (1 + math.cos(math.pi * 3 / 4)) / 2, (1 + math.cos(math.pi / 2)) / 2
+    assert whole == pytest.approx([1e-3 * low[0]] * 3)
+    assert cut.history["lr"].tolist() == pytest.approx([1e-3 * low[1]] * 6)
+    assert cut.history["epoch"].tolist() == [0.5, 1, 1.5, 2, 2.5, 3]
+
+
+def test_a_run_from_before_a_setting_was_there_is_known(made_samples, tmp_path):
+    run = fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["settings"]["schedule"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    again = fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    assert again.history["loss"].tolist() == pytest.approx(run.history["loss"].tolist())
+    with pytest.raises(TrainingError, match="schedule: None there, 'cycles' now"):
+        fit("tiny-unet", made_samples, epochs=1, schedule="cycles", out=tmp_path, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, (3, 1)),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}, (4, 2)),
+        ({"SLURM_NTASKS": "6", "SLURM_NNODES": "3", "SLURM_JOB_NAME": "train"}, (2, 3)),
+        ({"SLURM_NTASKS": "6", "SLURM_NNODES": "3", "SLURM_JOB_NAME": "bash"}, (3, 1)),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, (3, 1)),
+    ],
+)
+def test_the_launcher_says_how_many(monkeypatch, variables, expected):
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_NNODES", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launched_processes(3) == expected
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_network_in_two_processes(folder, tmp_path):
+    arguments = [
+        *("train", "--dataset", str(folder), "--model", "tiny-unet", "--crop", "32", "--val", "1"),
+        *("--device", "cpu", "--epochs", "2", "--out", str(tmp_path / "run")),
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+         "--master-port", "29511", "-m", "retina_lab.cli", *arguments],
+        check=True, timeout=240, capture_output=True,
+    )  # fmt: skip
+    run = load_run(tmp_path / "run")
+    assert not run.interrupted
+    assert run.history["epoch"].iloc[-1] == 2
+    assert run.threshold_from.startswith("4 training")
 
 
 def test_several_datasets_are_all_recorded(made_samples):
