@@ -88,9 +88,12 @@ def plot_comparison(
             textcoords="offset points", va="top", fontsize=8,
             rotation=90, rotation_mode="anchor", ha="right",
         )  # fmt: skip
-    for kind in dict.fromkeys(row.kind for row in rows):
+    axes.set_title(f"{rows[0].dataset}, {rows[0].split}", loc="left")
+    kinds = dict.fromkeys(row.kind for row in rows)
+    for kind in kinds:
         axes.plot([], [], MARKERS[kind], color=COLOURS[kind], label=KIND_NAMES[kind])
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    if len(kinds) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -171,6 +174,7 @@ def plot_forest(compared: pd.DataFrame, metric: str = "dice") -> Figure:
     names = [f"{row.method} − {row.against}, {row.dataset}" for row in compared.itertuples()]
     axes.set_yticks(range(len(compared)), names)
     axes.set(ylim=(len(compared) - 0.4, -0.6))
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(f"difference in {METRIC_LABELS[metric]}, photograph by photograph")
     return figure
 
