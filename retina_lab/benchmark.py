@@ -23,13 +23,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from retina_lab.grids import (
     GRIDS,
@@ -54,6 +53,10 @@ class LeftOut(RuntimeError):
     """A cell cannot be measured now; the message says why."""
 
 
+class UnknownCell(ValueError):
+    """No cell is called as asked."""
+
+
 def train_cell(cell: Cell, runs: Path, device: str = "auto", devices: int = 1) -> Run:
     """The run of a cell: trained now, continued, or read if it is finished.
 
@@ -65,27 +68,19 @@ def train_cell(cell: Cell, runs: Path, device: str = "auto", devices: int = 1) -
 
     Raises:
         DatasetError: if one of its datasets is not here.
-        LeftOut: if another process is training it.
+        TrainingError: if it fails, or another process is training it.
         KeyboardInterrupt: if it was interrupted.
     """
     from retina_lab.datasets import open_split
-    from retina_lab.loop import is_first_process
     from retina_lab.train import fit, hold_out
 
     train, val = hold_out(open_split(cell.dataset, cell.split).train, 2)
     more = [open_split(*other).train for other in cell.also]
-    with ExitStack() as held:
-        if is_first_process():
-            runs.mkdir(parents=True, exist_ok=True)
-            try:
-                held.enter_context(FileLock(runs / f"{cell.name}.lock", timeout=0))
-            except Timeout:
-                raise LeftOut(f"another process is training {runs / cell.name}") from None
-        run = fit(
-            cell.model, [sample for dataset in (train, *more) for sample in dataset], val,
-            **cell.how_long, **dict(cell.options), seed=cell.seed, device=device, devices=devices,
-            out=runs / cell.name, split=cell.split,
-        )  # fmt: skip
+    run = fit(
+        cell.model, [sample for dataset in (train, *more) for sample in dataset], val,
+        **cell.how_long, **dict(cell.options), seed=cell.seed, device=device, devices=devices,
+        out=runs / cell.name, split=cell.split,
+    )  # fmt: skip
     if run.interrupted:
         raise KeyboardInterrupt
     return run
@@ -99,50 +94,87 @@ def about_training(run: Run) -> dict[str, Any]:
     return {"versions": record["versions"], "weights": fingerprint(run.model.state_dict())}
 
 
-def refuse_leaks(members: Sequence[Run], tests: Mapping[Any, FundusDataset]) -> None:
-    """No network is scored on what it has learned from.
+def look_up(
+    cell: Cell | Combination,
+) -> tuple[list[FundusSample], dict[tuple[str, str], FundusDataset]]:
+    """The images that choose a cell's threshold, and its test images, before anything is trained.
+
+    Returns:
+        Training images (validation included) of the first training, and test images by
+        dataset and split.
 
     Raises:
-        LeftOut: naming the image.
+        DatasetError: if a dataset is not here.
+        LeftOut: if a network would be scored on an image that it learns from.
     """
+    from retina_lab.datasets import open_split
     from retina_lab.train import leaked
 
-    for run in members:
-        for samples in tests.values():
-            if seen := leaked(run, samples):
-                raise LeftOut(f"{run.out} was trained on the test image {seen[0]}")
+    tests = {test: open_split(*test).test for test in cell.tests}
+    members = cell.members if isinstance(cell, Combination) else (cell,)
+    for member in members:
+        for source in ((member.dataset, member.split), *member.also):
+            learned = open_split(*source).train
+            for samples in tests.values():
+                if seen := leaked(learned.name, learned.names, samples):
+                    raise LeftOut(f"{member.name} learns from the test image {seen[0]}")
+    first = members[0]
+    return open_split(first.dataset, first.split).train, tests
+
+
+def on_first_process(work: Callable[[], Any]) -> Any:
+    """Do what only one process needs to do; all of them hear of a failure.
+
+    Returns:
+        What ``work`` returns; None in the other processes.
+
+    Raises:
+        LeftOut: in all processes, if it fails in the first.
+    """
+    import torch
+
+    from retina_lab.evaluate import EvaluationError
+    from retina_lab.loop import agree, is_first_process
+
+    found = problem = None
+    if is_first_process():
+        try:
+            found = work()
+        except (EvaluationError, ValueError, torch.OutOfMemoryError) as error:
+            traceback.print_exc()
+            problem = str(error) or type(error).__name__
+    if (problem := agree(problem)) is not None:
+        raise LeftOut(problem)
+    return found
 
 
 def measure_network(
     cell: Cell, runs: Path, device: str = "auto", devices: int = 1
 ) -> dict[str, Any] | None:
     """Train and score one network; with several processes all but the first get None."""
-    from retina_lab.datasets import open_split
-    from retina_lab.loop import is_first_process
-
-    # All data are looked up before anything is trained.
-    tests = {test: open_split(*test).test for test in cell.tests}
+    _, tests = look_up(cell)
     run = train_cell(cell, runs, device, devices)
-    if not is_first_process():
-        return None
-    refuse_leaks([run], tests)
-    begin = time.perf_counter()
-    reports = {
-        f"{dataset} {split}": score(
-            samples,
-            average_maps([run], samples, tta=True, device=device),
-            run.threshold,
-            run.threshold_from,
-        )
-        for (dataset, split), samples in tests.items()
-    }
-    return {
-        "settings": run.settings,
-        "steps": int(run.history["step"].max()),
-        "seconds": {**run.seconds, "test": time.perf_counter() - begin},
-        "training": about_training(run),
-        "reports": reports,
-    }
+
+    def report() -> dict[str, Any]:
+        begin = time.perf_counter()
+        reports = {
+            f"{dataset} {split}": score(
+                samples,
+                average_maps([run], samples, tta=True, device=device),
+                run.threshold,
+                run.threshold_from,
+            )
+            for (dataset, split), samples in tests.items()
+        }
+        return {
+            "settings": run.settings,
+            "steps": int(run.history["step"].max()),
+            "seconds": {**run.seconds, "test": time.perf_counter() - begin},
+            "training": about_training(run),
+            "reports": reports,
+        }
+
+    return on_first_process(report)
 
 
 def measure_combination(
@@ -150,48 +182,47 @@ def measure_combination(
 ) -> dict[str, Any] | None:
     """Average the maps of trained networks, or treat them otherwise, and score that."""
     from retina_lab.cleaning import choose_cleaning
-    from retina_lab.datasets import open_split
     from retina_lab.evaluate import choose_threshold
-    from retina_lab.loop import is_first_process
 
-    first = cell.members[0]
-    learned_from = list(open_split(first.dataset, first.split).train)
-    tests = {test: open_split(*test).test for test in cell.tests}
+    learned_from, tests = look_up(cell)
     members = [train_cell(member, runs, device, devices) for member in cell.members]
-    if not is_first_process():
-        return None
-    refuse_leaks(members, tests)
-    known = average_maps(members, learned_from, tta=False, device=device)
-    threshold = choose_threshold(learned_from, known)
-    cleaning = choose_cleaning(learned_from, known, threshold) if cell.cleaned else None
-    reports = {}
-    begin = time.perf_counter()
-    for (dataset, split), samples in tests.items():
-        maps = average_maps(members, samples, cell.tta, device)
-        if cleaning is not None:
-            maps = {name: cleaning.map(probability) for name, probability in maps.items()}
-        reports[f"{dataset} {split}"] = score(
-            samples, maps, threshold, f"{len(learned_from)} training images"
-        )
-    return {
-        "settings": {
-            "model": cell.label,
-            "members": [member.name for member in cell.members],
-            "tta": cell.tta,
-            "cleaning": None if cleaning is None else vars(cleaning),
-            "dataset": members[0].settings["dataset"],
-            "seed": first.seed if len(members) == 1 else None,
-            "budget_seconds": members[0].settings["budget_seconds"],
-            "epochs": members[0].settings["epochs"],
-            "parameters": sum(run.settings["parameters"] for run in members),
-        },
-        "training": [about_training(run) for run in members],
-        "seconds": {
-            "train": sum(run.seconds["train"] for run in members),
-            "test": time.perf_counter() - begin,
-        },
-        "reports": reports,
-    }
+
+    def report() -> dict[str, Any]:
+        samples_known = list(learned_from)
+        known = average_maps(members, samples_known, tta=False, device=device)
+        threshold = choose_threshold(samples_known, known)
+        cleaning = choose_cleaning(samples_known, known, threshold) if cell.cleaned else None
+        reports = {}
+        begin = time.perf_counter()
+        for (dataset, split), samples in tests.items():
+            maps = average_maps(members, samples, cell.tta, device)
+            if cleaning is not None:
+                maps = {name: cleaning.map(probability) for name, probability in maps.items()}
+            reports[f"{dataset} {split}"] = score(
+                samples, maps, threshold, f"{len(samples_known)} training images"
+            )
+        first = members[0].settings
+        return {
+            "settings": {
+                "model": cell.label,
+                "members": [member.name for member in cell.members],
+                "tta": cell.tta,
+                "cleaning": None if cleaning is None else vars(cleaning),
+                "dataset": first["dataset"],
+                "seed": cell.members[0].seed if len(members) == 1 else None,
+                "budget_seconds": first["budget_seconds"],
+                "epochs": first["epochs"],
+                "parameters": sum(run.settings["parameters"] for run in members),
+            },
+            "training": [about_training(run) for run in members],
+            "seconds": {
+                "train": sum(run.seconds["train"] for run in members),
+                "test": time.perf_counter() - begin,
+            },
+            "reports": reports,
+        }
+
+    return on_first_process(report)
 
 
 def measure_classical(cell: Classical) -> dict[str, Any]:
@@ -264,14 +295,6 @@ def score(
     return report.to_dict()
 
 
-def _wait_for_the_others() -> None:
-    """No process looks for a cell's file before it is written."""
-    import torch.distributed
-
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
 def run_cell(
     cell: AnyCell, grid: str, runs: Path, device: str = "auto", devices: int = 1
 ) -> dict[str, Any] | None:
@@ -292,18 +315,16 @@ def run_cell(
         LeftOut: if it cannot be measured now.
         KeyboardInterrupt: if the training was stopped.
     """
-    from retina_lab.loop import is_first_process, versions
+    from retina_lab.loop import versions
 
     if isinstance(cell, Cell):
         found = measure_network(cell, runs, device, devices)
     elif isinstance(cell, Combination):
         found = measure_combination(cell, runs, device, devices)
-    elif not is_first_process():
-        return None
     elif isinstance(cell, Classical):
-        found = measure_classical(cell)
+        found = on_first_process(lambda: measure_classical(cell))
     else:
-        found = measure_published(cell)
+        found = on_first_process(lambda: measure_published(cell))
     if found is None:
         return None
     return {
@@ -339,28 +360,27 @@ def run_grid(
 
     Raises:
         KeyboardInterrupt: if a training was interrupted; the grid can be continued.
-        ValueError: if no cell is called so.
+        UnknownCell: if none is called so.
     """
     from retina_lab.datasets import DatasetError
-    from retina_lab.evaluate import EvaluationError
-    from retina_lab.loop import TrainingError, write_atomically
+    from retina_lab.loop import TrainingError, agree, write_atomically
 
     folder = results_folder(grid)
     folder.mkdir(parents=True, exist_ok=True)
     cells = [cell for cell in GRIDS[grid] if cell.name == only]
     cells = cells or [cell for cell in GRIDS[grid] if only in cell.name]
     if not cells:
-        raise ValueError(f"no cell of {grid} has {only!r} in its name")
+        raise UnknownCell(f"no cell of {grid} has {only!r} in its name")
     cells = cells[part[0] - 1 :: part[1]]
     left_out = []
     for number, cell in enumerate(cells, start=1):
         path = folder / f"{cell.name}.json"
-        if path.exists():
+        if agree(path.exists()):
             continue
         print(f"[{number}/{len(cells)}] {cell.name}", flush=True)
         try:
             result = run_cell(cell, grid, runs, device, devices)
-        except (DatasetError, EvaluationError, TrainingError, LeftOut) as error:
+        except (DatasetError, TrainingError, LeftOut, ValueError) as error:
             # What cannot be measured today must not keep the others from it.
             left_out.append(f"{cell.name}: {str(error).splitlines()[0]}")
             print(f"    left out: {left_out[-1]}", file=sys.stderr, flush=True)
@@ -370,7 +390,6 @@ def run_grid(
             write_atomically(path, lambda part, text=text: part.write_text(text, "utf-8"))
             for test, report in result["reports"].items():
                 print(f"    {test}: Dice {report['fov']['dice']['pooled']:.4f}", flush=True)
-        _wait_for_the_others()
     return left_out
 
 
@@ -419,7 +438,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; give the same command to go on", file=sys.stderr)
         return 130
-    except ValueError as error:
+    except UnknownCell as error:
         print(error, file=sys.stderr)
         return 2
     if left_out:

@@ -171,7 +171,11 @@ def plot_forest(compared: pd.DataFrame, metric: str = "dice") -> Figure:
             f"  {row.verdict}", (1, place), xycoords=("axes fraction", "data"), va="center",
             fontsize=8.5, color=colour,
         )  # fmt: skip
-    names = [f"{row.method} − {row.against}, {row.dataset}" for row in compared.itertuples()]
+    lengths = compared["length"].nunique() > 1
+    names = [
+        f"{row.method} − {row.against}, {row.dataset}" + (f", {row.length}" if lengths else "")
+        for row in compared.itertuples()
+    ]
     axes.set_yticks(range(len(compared)), names)
     axes.set(ylim=(len(compared) - 0.4, -0.6))
     axes.locator_params(axis="x", nbins=5)

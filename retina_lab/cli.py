@@ -276,7 +276,8 @@ def _warn_of_leak(run, split) -> None:
     """Say it loudly when a test image was trained on."""
     from retina_lab.train import leaked
 
-    seen = leaked(run, split.test)
+    learned = run.settings
+    seen = leaked(learned["dataset"], (*learned["train"], *learned["val"]), split.test)
     if seen:
         raise CommandError(
             f"the run was trained on {len(seen)} of these test images, {seen[0]} first; "

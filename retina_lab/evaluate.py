@@ -469,12 +469,12 @@ def by_person(values: Mapping[str, float], images: Mapping[str, Mapping]) -> np.
 
     Args:
         values: by name of the image.
-        images: ``Report.images``; an image without a ``"person"`` is a person of its own.
+        images: ``Report.images``.
 
     Returns:
         (persons,) ``float64``.
     """
-    persons = [images[name].get("person", name) for name in values]
+    persons = [images[name]["person"] for name in values]
     each = pd.Series(list(values.values()), dtype=float)
     return each.groupby(persons, sort=False).mean().to_numpy()
 
@@ -486,12 +486,13 @@ def mean_with_interval(
 
     Args:
         values: (n,), n at least 1.
-        bootstrap: resamples; 0 gives nan for the ends.
+        bootstrap: resamples; 0 gives nan for the ends, as a single person does.
         seed: of the resampling.
     """
     names = [str(index) for index in range(len(values))]
     resampled = _resampling_weights(names, bootstrap, seed) @ values / len(values)
-    low, high = np.percentile(resampled, [2.5, 97.5]) if bootstrap else (np.nan, np.nan)
+    known = bootstrap and len(values) > 1  # of one person nobody knows how others differ
+    low, high = np.percentile(resampled, [2.5, 97.5]) if known else (np.nan, np.nan)
     return float(values.mean()), float(low), float(high)
 
 

@@ -16,6 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed
 import torch.nn as nn
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
@@ -33,7 +36,7 @@ from retina_lab import __version__
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-CHECKPOINT, RECORD = "checkpoint.pt", "run.json"
+CHECKPOINT, RECORD, LOCK = "checkpoint.pt", "run.json", ".lock"
 LATER = {"schedule": "linear", "adversary": None}
 """Settings that older runs do not name, and what they had in their place."""
 LONGEST_WAIT = timedelta(hours=12)
@@ -76,19 +79,35 @@ def choose_precision(accelerator: str) -> str:
     return "32-true"
 
 
+def launcher() -> str:
+    """Who starts the processes, as fabric sees it: ``"torchrun"``, ``"slurm"`` or ``"own"``."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun"
+    by_hand = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "slurm" if "SLURM_NTASKS" in os.environ and not by_hand else "own"
+
+
 def launched_processes(devices: int) -> tuple[int, int]:
     """Processes a node, and nodes: the launcher's numbers, or ``devices`` without a launcher.
 
     Fabric knows torchrun's and SLURM's variables, but wants to be told how many there are.
+
+    Raises:
+        ValueError: if SLURM has started another number of processes than is asked for.
     """
     told = os.environ
-    if "TORCHELASTIC_RUN_ID" in told:
+    if launcher() == "torchrun":
         here = int(told["LOCAL_WORLD_SIZE"])
         return here, int(told["WORLD_SIZE"]) // here
-    by_hand = told.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as fabric sees it
-    if int(told.get("SLURM_NTASKS", 1)) > 1 and not by_hand:
+    if launcher() == "slurm":
         nodes = int(told.get("SLURM_NNODES", 1))
-        return int(told["SLURM_NTASKS"]) // nodes, nodes
+        here = int(told["SLURM_NTASKS"]) // nodes
+        if devices > 1 and devices != here:
+            raise ValueError(
+                f"SLURM has started {here} processes a node, not {devices}; ask for them with "
+                "--ntasks-per-node"
+            )
+        return here, nodes
     return devices, 1
 
 
@@ -98,10 +117,19 @@ def is_first_process() -> bool:
     Known before anything is launched: torchrun, SLURM and fabric's own launcher say it in
     variables.
     """
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name]) == 0
-    return True
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    name = {"torchrun": "RANK", "slurm": "SLURM_PROCID", "own": "LOCAL_RANK"}[launcher()]
+    return int(os.environ.get(name, 0)) == 0
+
+
+def agree(value: Any) -> Any:
+    """What the first process says; the value itself where there is only one process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        said = [value]
+        torch.distributed.broadcast_object_list(said, src=0)
+        return said[0]
+    return value
 
 
 def start_fabric(device: str, devices: int, precision: str) -> tuple[Fabric, str]:
@@ -196,6 +224,49 @@ def settings_found(out: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
+def is_finished(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds a finished run of these settings.
+
+    Raises:
+        TrainingError: see :func:`settings_found`.
+    """
+    if not settings_found(out, settings) or not (out / RECORD).exists():
+        return False
+    return not json.loads((out / RECORD).read_text(encoding="utf-8"))["interrupted"]
+
+
+def claim(out: Path, settings: dict[str, Any], held: ExitStack) -> bool:
+    """Take a folder for a run, so that no other process trains in it; all processes agree.
+
+    Args:
+        out: the folder, made if needed.
+        settings: of the run.
+        held: lets the folder go when it is closed.
+
+    Returns:
+        Whether the run is finished already; then nothing is held.
+
+    Raises:
+        TrainingError: if the folder holds another run, or one that is being trained.
+    """
+    finished, problem = False, None
+    if is_first_process():
+        try:
+            finished = is_finished(out, settings)
+            if not finished:
+                out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(out / LOCK, timeout=0))
+                finished = is_finished(out, settings)  # in the meantime
+        except Timeout:
+            problem = f"{out} is being trained by another process; wait for it, or choose a folder"
+        except (TrainingError, OSError) as error:
+            problem = str(error)
+    finished, problem = agree((finished, problem))
+    if problem is not None:
+        raise TrainingError(problem)
+    return finished
+
+
 def write_run(
     out: Path, weights: dict[str, dict[str, torch.Tensor]], run: Any, **more: Any
 ) -> None:
@@ -235,7 +306,8 @@ class StopAfterStep:
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
-        self.asked = False
+        self.asked = False  # of this process
+        self.granted = False  # and agreed upon by all
         self.previous: dict[int, Any] = {}
 
     def __enter__(self):
@@ -244,13 +316,14 @@ class StopAfterStep:
         return self
 
     def _handle(self, number, frame):
-        if self.asked:
+        # A job's end may be announced twice; only a person who presses Ctrl-C again means now.
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
 
     def __exit__(self, *_):
         for kind, handler in self.previous.items():
-            signal.signal(kind, handler)
+            signal.signal(kind, signal.SIG_DFL if handler is None else handler)
 
 
 def _mean(values: list[float]) -> float:
@@ -323,7 +396,7 @@ class Loop:
         self.rows: list[dict[str, float]] = []
         self.best = -math.inf
         self.best_weights: dict[str, torch.Tensor] | None = None
-        if out is not None and (out / CHECKPOINT).exists():
+        if out is not None and agree((out / CHECKPOINT).exists()):
             self._restore()
 
     # --- what a subclass says
@@ -354,7 +427,7 @@ class Loop:
             if self.step % self.per_epoch == 0 or self._cycle_is_over():
                 self._end_epoch()
             self._show(bar)
-        if self.losses and not stop.asked:  # the budget ended inside an epoch
+        if self.losses and not self.stopped(stop):  # the budget ended inside an epoch
             self._end_epoch()
 
     def follow(self, loss: torch.Tensor, *names: str) -> None:
@@ -363,7 +436,10 @@ class Loop:
         Raises:
             TrainingError: if the loss is not finite; the weights are as they were.
         """
-        if not torch.isfinite(loss):
+        sound = torch.isfinite(loss)
+        if self.fabric.world_size > 1:  # a bad share of the batch must stop all processes
+            sound = self.fabric.all_reduce(sound.float(), reduce_op="mean") == 1
+        if not sound:
             raise TrainingError(self._explain_divergence(names[0]))
         self.fabric.backward(loss)
         for name in names:
@@ -401,7 +477,7 @@ class Loop:
         """
         if not self.in_cycles:
             return 1 - share
-        length = self._next_check() - self.cycle_began
+        length = max(self._next_check() - self.cycle_began, 1e-9)
         position = min(1.0, (share - self.cycle_began) / length)
         return (1 + math.cos(math.pi * position)) / 2
 
@@ -413,8 +489,8 @@ class Loop:
     def _next_check(self) -> float:
         """The share of the training at which the cycle that has begun will end."""
         checks = self.settings["checks"]
-        # Rounded, for a check that ended on a boundary must not end there again.
-        return (math.floor(round(self.cycle_began * checks, 9)) + 1) / checks
+        # Validation takes time: a cycle lasts between half and one and a half of its share.
+        return min(1.0, (math.floor(self.cycle_began * checks + 0.5) + 1) / checks)
 
     def _cycle_is_over(self) -> bool:
         """Whether a check is due in the middle of an epoch: cycles do not wait for its end."""
@@ -422,7 +498,8 @@ class Loop:
 
     def stopped(self, stop: StopAfterStep) -> bool:
         """Whether to stop after this step: the first process decides, and all do the same."""
-        return self.fabric.broadcast(stop.asked) if self.fabric.world_size > 1 else stop.asked
+        stop.granted = agree(stop.asked)
+        return stop.granted
 
     def _train_mode(self, training: bool) -> None:
         for network in self.networks.values():
@@ -557,7 +634,7 @@ class Loop:
             network.module.load_state_dict(saved["networks"][name])
             self.optimizers[name].load_state_dict(saved["optimizers"][name])
         self.step, self.checks_done = saved["step"], saved["checks_done"]
-        self.cycle_began = saved.get("cycle_began", 0.0)
+        self.cycle_began = saved["cycle_began"]
         self.before, self.losses, self.rows = saved["elapsed"], saved["losses"], saved["rows"]
         self.best, self.best_weights = saved["best"], saved["best_weights"]
 
@@ -567,10 +644,10 @@ class Loop:
             try:
                 self.run(stop, bar)
             except KeyboardInterrupt:  # a second Ctrl-C, or one while validating
-                stop.asked = True
+                stop.granted = True
             finally:
                 self.save()
         self.seconds = self.elapsed()
         self._train_mode(False)
-        if not stop.asked and self.rows and math.isnan(self.rows[-1][self.score]):
+        if not stop.granted and self.rows and math.isnan(self.rows[-1][self.score]):
             self.rows[-1][self.score] = self._check()

@@ -245,6 +245,8 @@ class Difference:
         persons: how many there are.
         ours: mean over the images for each seed of the method.
         theirs: the same for the baseline.
+        by_seed: differences between equal seeds, if both are the same trained networks, treated
+            in two ways; empty otherwise.
     """
 
     mean: float
@@ -254,6 +256,7 @@ class Difference:
     persons: int
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
+    by_seed: tuple[float, ...] = ()
 
     @property
     def one_seed(self) -> bool:
@@ -265,13 +268,15 @@ class Difference:
 
         The interval speaks of other persons and the seeds of other trainings: a difference
         counts if the interval lies on one side of zero *and* every seed of one is better than
-        every seed of the other. Seeds are not paired: the same number starts different
-        networks with different weights.
+        every seed of the other. Seeds are not paired, for the same number starts different
+        networks with different weights; unless they are the very same trained networks: then
+        every seed must differ in the same direction.
         """
-        above = self.low > 0 and min(self.ours) > max(self.theirs)
-        below = self.high < 0 and max(self.ours) < min(self.theirs)
+        seeds = self.by_seed or tuple(a - b for a in self.ours for b in self.theirs)
+        above = self.low > 0 and min(seeds) > 0
+        below = self.high < 0 and max(seeds) < 0
         if not above and not below:
-            return "not to be told apart"
+            return TIE
         return "better" if above == higher_is_better else "worse"
 
 
@@ -316,13 +321,19 @@ def difference(
     if set(ours.index) != set(theirs.index):
         raise ValueError(f"{method[0].label} and {baseline[0].label} saw different images")
     each = ours.mean(axis=1, skipna=False) - theirs.mean(axis=1, skipna=False)
-    values = by_person(each.to_dict(), method[0].report.images)
-    if not len(values) or np.isnan(values).any():
+    if not len(each) or each.isna().any():
         return None
+    values = by_person(each.to_dict(), method[0].report.images)
     mean, low, high = mean_with_interval(values)
+    at_seed = {row.seed: value for row, value in zip(baseline, theirs.mean(), strict=True)}
+    treated = [
+        value - at_seed[row.seed]
+        for row, value in zip(method, ours.mean(), strict=True)
+        if len(row.result["settings"].get("members", ())) == 1 and row.seed in at_seed
+    ]
     return Difference(
-        mean, low, high, sign_flip_p(values), len(values),
-        tuple(ours.mean().tolist()), tuple(theirs.mean().tolist()),
+        mean, low, high, sign_flip_p(values), len(values), tuple(ours.mean().tolist()),
+        tuple(theirs.mean().tolist()), tuple(treated) if len(treated) == len(method) else (),
     )  # fmt: skip
 
 
@@ -362,7 +373,7 @@ def groups(rows: Iterable[Scored]) -> dict[tuple[str, ...], list[Scored]]:
 
 
 def by_test_images(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
-    """The methods on each set of test images that have learned from the same dataset, each once.
+    """The methods on each set of test images that have learned from the same dataset.
 
     Returns:
         Rows by names such as ``"drive, official"``.
@@ -371,7 +382,7 @@ def by_test_images(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
         ValueError: if there is none.
     """
     found: dict[str, list[Scored]] = {}
-    for row in unique(rows):
+    for row in rows:
         if row.trained_on == row.dataset:
             found.setdefault(f"{row.dataset}, {row.split}", []).append(row)
     if not found:
@@ -427,36 +438,49 @@ def comparison(
         metric: one of :data:`retina_lab.evaluate.METRICS`.
 
     Returns:
-        A frame with ``dataset``, ``method``, ``against``, ``length``, ``difference``, ``low`` and
-        ``high`` (95 % interval over persons), ``p``, ``seeds`` (of both) and ``verdict``.
+        A frame with ``dataset``, ``split``, ``method``, ``against``, ``length``, ``difference``,
+        ``low`` and ``high`` (95 % interval over persons), ``p``, ``adjusted p`` (Holm, over the
+        pairs on the same test images), ``seeds`` (of both) and ``verdict``.
     """
-    lines = []
-    for ours, theirs in pairs:
-        found = difference(ours, theirs, metric)
-        if found is None:
-            continue
-        verdict = found.verdict(HIGHER_IS_BETTER[metric])
-        if found.one_seed and verdict != "not to be told apart":
-            verdict += ", one seed"
-        lines.append(
-            {
-                "dataset": ours[0].dataset,
-                "method": ours[0].label,
-                "against": theirs[0].label,
-                "length": ours[0].length,
-                "difference": found.mean,
-                "low": found.low,
-                "high": found.high,
-                "p": found.p,
-                "seeds": f"{len(found.ours)} : {len(found.theirs)}",
-                "verdict": verdict,
-            }
-        )
+    found = [(ours, theirs, difference(ours, theirs, metric)) for ours, theirs in pairs]
+    found = [(ours[0], theirs[0], d) for ours, theirs, d in found if d is not None]
+    adjusted: dict[int, float] = {}
+    for test in dict.fromkeys((one.dataset, one.split) for one, _, _ in found):
+        family = [i for i, (one, _, _) in enumerate(found) if (one.dataset, one.split) == test]
+        adjusted |= zip(family, holm([found[i][2].p for i in family]), strict=True)
+    lines = [
+        {
+            "dataset": one.dataset,
+            "split": one.split,
+            "method": one.label,
+            "against": other.label,
+            "length": one.length,
+            "difference": d.mean,
+            "low": d.low,
+            "high": d.high,
+            "p": d.p,
+            "adjusted p": adjusted[index],
+            "seeds": f"{len(d.ours)} : {len(d.theirs)}",
+            "verdict": _verdict(d, adjusted[index], metric),
+        }
+        for index, (one, other, d) in enumerate(found)
+    ]
     columns = [
-        "dataset", "method", "against", "length", "difference", "low", "high", "p", "seeds",
-        "verdict",
+        "dataset", "split", "method", "against", "length", "difference", "low", "high", "p",
+        "adjusted p", "seeds", "verdict",
     ]  # fmt: skip
     return pd.DataFrame(lines, columns=columns)
+
+
+TIE = "not to be told apart"
+
+
+def _verdict(found: Difference, adjusted: float, metric: str) -> str:
+    """In words: interval, seeds and p-value must all speak for a difference."""
+    verdict = found.verdict(HIGHER_IS_BETTER[metric])
+    if verdict == TIE or adjusted >= 0.05:
+        return TIE
+    return f"{verdict}, one seed" if found.one_seed else verdict
 
 
 def compare(
@@ -472,15 +496,16 @@ def compare(
     Returns:
         See :func:`comparison`.
     """
-    by_method: dict[tuple[str, str], list[Scored]] = {}
+    by_method: dict[tuple[str, ...], list[Scored]] = {}
     for row in rows:
         if row.dataset == row.trained_on:
-            by_method.setdefault((row.dataset, row.label), []).append(row)
-    datasets = dict.fromkeys(dataset for dataset, _ in by_method)
+            key = (row.dataset, row.split, row.one_length, row.label)
+            by_method.setdefault(key, []).append(row)
+    places = dict.fromkeys(key[:3] for key in by_method)
     return comparison(
         (
-            (by_method.get((dataset, label), []), by_method.get((dataset, other), []))
-            for dataset in datasets
+            (by_method.get((*place, label), []), by_method.get((*place, other), []))
+            for place in places
             for label, other in pairs
         ),
         metric,
@@ -620,38 +645,33 @@ def sentences(rows: list[Scored], metric: str = "dice") -> list[str]:
     """What the differences against the baseline are worth, in words.
 
     Only of methods that were trained on the data they are scored on. Besides interval and seeds
-    the p-value must hold, after Holm's rule over all that were compared at that length.
+    the p-value must hold, after Holm's rule over all that were compared on these test images.
 
     Returns:
         A line in Markdown for each dataset and length of training.
     """
     chosen = [row for row in rows if row.dataset == row.trained_on]
-    families: dict[tuple[str, str], dict[str, Difference]] = {}
-    for (label, _, length, dataset, _), found in against_baseline(chosen, metric).items():
-        families.setdefault((dataset, length), {})[label] = found
+    pairs = with_baseline(chosen).values()
+    table = comparison(pairs, metric)
+    persons = {}
+    for ours, _ in pairs:
+        images = ours[0].report.images.values()
+        persons[ours[0].dataset, ours[0].split] = len({image["person"] for image in images})
     lines = []
-    for (dataset, length), family in families.items():
-        said: dict[str, list[str]] = {}
-        adjusted = holm([found.p for found in family.values()])
-        for (label, found), p in zip(family.items(), adjusted, strict=True):
-            verdict = found.verdict(HIGHER_IS_BETTER[metric])
-            if verdict != "not to be told apart" and found.one_seed:
-                verdict = f"{verdict} in a single training"
-            elif p >= 0.05:
-                verdict = "not to be told apart"
-            said.setdefault(verdict, []).append(f"{label} ({found.mean:+.4f})")
-        parts = [
-            f"{verdict}: {', '.join(said[verdict])}" for verdict in VERDICTS if verdict in said
-        ]
-        persons = next(iter(family.values())).persons
-        lines.append(f"**{dataset}, {length}**, {persons} persons: {'; '.join(parts)}.")
+    for (dataset, split, length), group in table.groupby(
+        ["dataset", "split", "length"], sort=False
+    ):
+        parts = []
+        for verdict in VERDICTS:
+            those = group[group["verdict"] == verdict]
+            names = [f"{row.method} ({row.difference:+.4f})" for row in those.itertuples()]
+            parts += [f"{verdict}: {', '.join(names)}"] if names else []
+        where = f"{dataset} {split}, {length}"
+        lines.append(f"**{where}**, {persons[dataset, split]} persons: {'; '.join(parts)}.")
     return lines
 
 
-VERDICTS = (
-    "better", "worse", "better in a single training", "worse in a single training",
-    "not to be told apart",
-)  # fmt: skip
+VERDICTS = ("better", "worse", "better, one seed", "worse, one seed", TIE)
 
 
 def matrix(rows: Iterable[Scored], metric: str = "dice") -> pd.DataFrame:

@@ -16,6 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ from retina_lab.loop import (
     Loop,
     StopAfterStep,
     TrainingError,
+    claim,
     parse_budget,
-    settings_found,
     start_fabric,
     step_seed,
     weights_of,
@@ -534,6 +535,10 @@ def fit_synthesis(
     limit = None if budget is None else parse_budget(budget)
     fabric, precision = start_fabric(device, devices, precision)
     begin = time.perf_counter()
+    if batch_size % fabric.world_size:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide among {fabric.world_size} processes"
+        )
     grades = pairs.grade_names if "grade" in recipe.conditions else ()
     torch.manual_seed(step_seed(seed, 0))
     networks = build_networks(recipe, pairs.size, width, grades)
@@ -559,43 +564,41 @@ def fit_synthesis(
         "judge": getattr(judge, "origin", None) if recipe.style else None,
     }
     out = Path(out) if out is not None else None
-    if out is not None:
-        if settings_found(out, settings) and (out / RECORD).exists():
-            found = load_synthesis(out)
-            if not found.interrupted:
-                return found
-        out.mkdir(parents=True, exist_ok=True)
-
-    optimizers = {
-        name: torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.999))
-        for name, network in networks.items()
-    }
-    options = {
-        "recipe": recipe, "sampler": PairSampler(pairs, batch_size, seed, vary),
-        "settings": settings, "score": "none", "out": out, "begin": begin, "callback": callback,
-    }  # fmt: skip
-    kind = {"trees": TreeTraining, "fundus": FundusTraining, "both": EndToEndTraining}[recipe.makes]
-    if recipe.makes == "fundus":
-        options |= {"judge": judge, "styles": pairs.image if styles is None else styles}
-    training = kind(fabric, networks, optimizers, **options)
-    stop = StopAfterStep()
-    training.finish(stop, progress)
-    run = SynthesisRun(
-        networks={
-            name: network.module.cpu().to(memory_format=torch.contiguous_format).eval()
-            for name, network in training.networks.items()
-        },
-        recipe=recipe,
-        settings=settings,
-        fov=pairs.fov.mean(dim=(0, 1)).numpy() >= 0.5,
-        history=training.history().drop(columns="none"),
-        seconds={"train": training.seconds},
-        interrupted=stop.asked,
-        out=out,
-    )
-    if out is not None and fabric.global_rank == 0:
-        save_synthesis(run, out)
-    return run
+    with ExitStack() as held:
+        if out is not None and claim(out, settings, held):
+            return load_synthesis(out)
+        optimizers = {
+            name: torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.999))
+            for name, network in networks.items()
+        }
+        options = {
+            "recipe": recipe, "sampler": PairSampler(pairs, batch_size, seed, vary),
+            "settings": settings, "score": "none", "out": out, "begin": begin, "callback": callback,
+        }  # fmt: skip
+        kind = {"trees": TreeTraining, "fundus": FundusTraining, "both": EndToEndTraining}[
+            recipe.makes
+        ]
+        if recipe.makes == "fundus":
+            options |= {"judge": judge, "styles": pairs.image if styles is None else styles}
+        training = kind(fabric, networks, optimizers, **options)
+        stop = StopAfterStep()
+        training.finish(stop, progress)
+        run = SynthesisRun(
+            networks={
+                part: network.module.cpu().to(memory_format=torch.contiguous_format).eval()
+                for part, network in training.networks.items()
+            },
+            recipe=recipe,
+            settings=settings,
+            fov=pairs.fov.mean(dim=(0, 1)).numpy() >= 0.5,
+            history=training.history().drop(columns="none"),
+            seconds={"train": training.seconds},
+            interrupted=stop.granted,
+            out=out,
+        )
+        if out is not None and fabric.global_rank == 0:
+            save_synthesis(run, out)
+        return run
 
 
 def save_synthesis(run: SynthesisRun, out: str | os.PathLike) -> None:

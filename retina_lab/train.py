@@ -12,7 +12,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +28,12 @@ from retina_lab.augment import Augmentation, augmentation_by_name
 from retina_lab.datasets.layouts import FundusDataset
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.loop import (
-    RECORD,
     Loop,
     StopAfterStep,
     TrainingError,
+    claim,
     fingerprint,
     parse_budget,
-    settings_found,
     start_fabric,
     step_seed,
     weights_of,
@@ -469,68 +469,58 @@ def fit(
         "precision": precision,
     }
     out = Path(out) if out is not None else None
-    if out is not None:
-        # The first process looks, for the others may see the folder a moment later.
-        finished = fabric.global_rank == 0 and is_finished(out, settings)
-        if fabric.broadcast(finished) and model_name:
+    with ExitStack() as held:
+        if out is not None and claim(out, settings, held) and model_name:
             return load_run(out)
-        out.mkdir(parents=True, exist_ok=True)
-
-    sampler = CropSampler(
-        train, crop, batch_size, augmentation, normalisation, seed, settings["fov_width"]
-    )
-    networks = {"network": network}
-    optimizers = {
-        "network": torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
-    }
-    options = {
-        "settings": settings, "sampler": sampler, "criterion": criterion, "val": val,
-        "out": out, "begin": begin, "callback": callback,
-    }  # fmt: skip
-    if adversary is None:
-        training = Training(fabric, networks, optimizers, **options)
-    else:
-        training = AdversarialTraining(fabric, networks, optimizers, adversary, **options)
-    stop = StopAfterStep()
-    training.finish(stop, progress)
-    run = training.result(interrupted=stop.asked)
-    if threshold and not run.interrupted:
-        from retina_lab.evaluate import choose_threshold
-
-        start = time.perf_counter()
-        # All labelled images, for observers differ in how much they call a vessel: the best
-        # thresholds of single images lie far apart, and two of them are no sample.
-        labelled = train + val
-        if fabric.global_rank == 0:
-            maps = predict_dataset(run, labelled, device=str(fabric.device))
-            run.threshold = choose_threshold(labelled, maps)
-        run.threshold = fabric.broadcast(run.threshold)
-        run.threshold_from = f"{len(train)} training" + (
-            f" and {len(val)} validation images" if val else " images"
+        sampler = CropSampler(
+            train, crop, batch_size, augmentation, normalisation, seed, settings["fov_width"]
         )
-        run.seconds["threshold"] = time.perf_counter() - start
-    if out is not None and fabric.global_rank == 0:
-        save_run(run, out)
-    return run
+        networks = {"network": network}
+        optimizers = {
+            "network": torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+        }
+        options = {
+            "settings": settings, "sampler": sampler, "criterion": criterion, "val": val,
+            "out": out, "begin": begin, "callback": callback,
+        }  # fmt: skip
+        if adversary is None:
+            training = Training(fabric, networks, optimizers, **options)
+        else:
+            training = AdversarialTraining(fabric, networks, optimizers, adversary, **options)
+        stop = StopAfterStep()
+        training.finish(stop, progress)
+        run = training.result(interrupted=stop.granted)
+        if threshold and not run.interrupted:
+            from retina_lab.evaluate import choose_threshold
+
+            start = time.perf_counter()
+            # All labelled images, for observers differ in how much they call a vessel: the best
+            # thresholds of single images lie far apart, and two of them are no sample.
+            labelled = train + val
+            if fabric.global_rank == 0:
+                maps = predict_dataset(run, labelled, device=str(fabric.device))
+                run.threshold = choose_threshold(labelled, maps)
+            run.threshold = fabric.broadcast(run.threshold)
+            run.threshold_from = f"{len(train)} training" + (
+                f" and {len(val)} validation images" if val else " images"
+            )
+            run.seconds["threshold"] = time.perf_counter() - start
+        if out is not None and fabric.global_rank == 0:
+            save_run(run, out)
+        return run
 
 
-def is_finished(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether a folder holds a finished run of these settings.
+def leaked(dataset: str, names: Iterable[str], samples: FundusDataset) -> list[str]:
+    """The names of samples that have been learned from, in alphabetical order.
 
-    Raises:
-        TrainingError: see :func:`retina_lab.loop.settings_found`.
+    Args:
+        dataset: that was learned from, or several with ``MIXED`` between them.
+        names: of the images that were learned from, for validation too.
+        samples: that are to be scored.
     """
-    if not settings_found(out, settings) or not (out / RECORD).exists():
-        return False
-    return not json.loads((out / RECORD).read_text(encoding="utf-8"))["interrupted"]
-
-
-def leaked(run: Run, samples: FundusDataset) -> list[str]:
-    """The names of samples that a run has been trained or validated on, in alphabetical order."""
-    datasets = run.settings["dataset"]
-    if samples.name != datasets and samples.name not in datasets.split(MIXED):
+    if samples.name != dataset and samples.name not in dataset.split(MIXED):
         return []
-    return sorted({*run.settings["train"], *run.settings["val"]} & set(samples.names))
+    return sorted(set(names) & set(samples.names))
 
 
 def save_run(run: Run, out: str | os.PathLike) -> None:

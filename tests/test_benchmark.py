@@ -5,18 +5,16 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from filelock import FileLock
 
 from retina_lab import benchmark, grids, results
 from retina_lab.benchmark import LeftOut
 from retina_lab.datasets import open_split
-from retina_lab.datasets.layouts import Entry, FundusDataset
-from retina_lab.evaluate import METRICS, EvaluationError, Report
+from retina_lab.evaluate import METRICS, Report
 from retina_lab.grids import PHANTOM, Cell, Classical, Combination, Published
 from retina_lab.loop import TrainingError
 from retina_lab.models import build_model, count_parameters
 from retina_lab.predict import predict_dataset, save_map
-from retina_lab.train import fit, load_run
+from retina_lab.train import load_run
 
 CELLS = [Cell("tiny-unet", *PHANTOM, "1s", seed) for seed in (0, 1)]
 
@@ -73,7 +71,7 @@ def test_nothing_half_written_is_taken_for_a_result(grid, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize(
     "error",
-    [TrainingError("the loss is not finite"), EvaluationError("no map"), LeftOut("it is busy")],
+    [TrainingError("the loss is not finite"), ValueError("batch_size 1"), LeftOut("no map")],
 )
 def test_a_cell_that_fails_does_not_stop_the_others(grid, monkeypatch, tmp_path, capsys, error):
     def run_cell(cell, *_):
@@ -87,21 +85,27 @@ def test_a_cell_that_fails_does_not_stop_the_others(grid, monkeypatch, tmp_path,
     assert files(grid) == ["tiny-unet-phantom-official-1s-s1.json"]
 
 
-def test_one_training_is_not_done_by_two(grid, monkeypatch, tmp_path):
-    monkeypatch.setattr("retina_lab.train.fit", lambda *_, **__: pytest.fail("it trained"))
-    with (
-        FileLock(tmp_path / f"{CELLS[0].name}.lock"),
-        pytest.raises(LeftOut, match="another process is training"),
-    ):
-        benchmark.train_cell(CELLS[0], tmp_path)
+def test_no_network_is_scored_on_what_it_learns_from(folder):
+    cell = Cell("tiny-unet", str(folder), "seeded-0", "1s", 0, ((str(folder), "seeded-1"),))
+    with pytest.raises(LeftOut, match=r"learns from the test image eye\d"):
+        benchmark.look_up(cell)
+    with pytest.raises(LeftOut, match="learns from the test image"):
+        benchmark.look_up(Combination("x", (cell,)))
+    known, tests = benchmark.look_up(Cell("tiny-unet", str(folder), "seeded-0", "1s", 0))
+    assert not set(known.names) & set(tests[str(folder), "seeded-0"].names)
 
 
-def test_no_network_is_scored_on_what_it_has_seen(tmp_path, made_samples):
-    run = fit("tiny-unet", made_samples, epochs=1, crop=32, progress=False, device="cpu")
-    seen = FundusDataset("made", [Entry("made_2", "made_2", lambda: made_samples[2])])
-    with pytest.raises(LeftOut, match="was trained on the test image made_2"):
-        benchmark.refuse_leaks([run], {"test": seen})
-    benchmark.refuse_leaks([run], {"test": FundusDataset("other", seen.entries)})
+def test_a_failure_of_the_first_process_is_heard_by_all(monkeypatch):
+    def fail():
+        raise ValueError("no vessel in any field of view")
+
+    with pytest.raises(LeftOut, match="no vessel"):
+        benchmark.on_first_process(fail)
+    monkeypatch.setattr("retina_lab.loop.is_first_process", lambda: False)
+    assert benchmark.on_first_process(fail) is None  # alone it hears of nothing
+    monkeypatch.setattr("retina_lab.loop.agree", lambda value: "the first one failed")
+    with pytest.raises(LeftOut, match="the first one failed"):
+        benchmark.on_first_process(fail)
 
 
 def test_a_misspelt_cell_is_told(grid, tmp_path, capsys):
@@ -153,12 +157,22 @@ def test_absurd_parts_are_refused(grid, part, capsys):
 
 @pytest.mark.parametrize(
     ("variables", "first"),
-    [({}, True), ({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"SLURM_PROCID": "3"}, False)],
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "3"}, False),
+        # by hand within a SLURM job: fabric starts the second process itself
+        (
+            {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bash", "SLURM_PROCID": "0", "LOCAL_RANK": "1"},
+            False,
+        ),
+    ],
 )
 def test_only_the_first_process_measures_what_is_not_trained(
     grid, monkeypatch, tmp_path, variables, first
 ):
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -465,7 +465,7 @@ def test_otsu_needs_no_labels_and_two_values(samples, maps):
 
 def reports_of(values_a, values_b, metric="dice"):
     def report(values):
-        images = {f"{i}": {"fov": {metric: v}} for i, v in enumerate(values)}
+        images = {f"{i}": {"person": f"{i}", "fov": {metric: v}} for i, v in enumerate(values)}
         return Report({}, {}, None, {}, images)
 
     return report(values_a), report(values_b)

@@ -42,7 +42,8 @@ def result(
         "all": block(pooled + 0.1),
         "second_observer": None if observer is None else block(observer),
         "threshold": {"value": 0.4, "from": "2 validation images"},
-        "images": {str(i): {"fov": {"dice": value, "auc_roc": value / 2}, "all": {"dice": 1.0}}
+        "images": {str(i): {"person": str(i), "fov": {"dice": value, "auc_roc": value / 2},
+                            "all": {"dice": 1.0}}
                    for i, value in enumerate(dice)},
     }  # fmt: skip
     return {
@@ -199,19 +200,55 @@ def test_verdicts(low, high, ours, theirs, up, verdict):
 
 def test_a_comparison_names_seeds_and_verdict(written):
     written(
-        *(result("a", seed, (0.80, 0.79, 0.81)) for seed in (0, 1)),
-        result("b", 0, (0.70, 0.69, 0.72)),
-        *(result("c", seed, (0.80, 0.79, 0.811)) for seed in (0, 1)),
-        result("a", 0, (0.9, 0.9, 0.9), dataset="stare"),
+        *(result("a", seed, tuple(0.8 + 0.01 * i for i in range(10))) for seed in (0, 1)),
+        result("b", 0, tuple(0.7 + 0.012 * i for i in range(10))),
+        *(result("c", seed, (0.8, *(0.8001 + 0.01 * i for i in range(1, 10)))) for seed in (0, 1)),
+        result("a", 0, (0.9,) * 10, dataset="stare"),
     )
     found = results.compare(results.scored("x"), [("a", "b"), ("a", "c"), ("a", "moon")])
     assert found[["dataset", "against", "seeds", "verdict"]].to_numpy().tolist() == [
         ["drive", "b", "2 : 1", "better, one seed"],
-        ["drive", "c", "2 : 2", "not to be told apart"],
+        ["drive", "c", "2 : 2", "worse"],
     ]
     assert results.compare(results.scored("x"), [("b", "a")], "auc_roc").verdict.item() == (
         "worse, one seed"
     )
+
+
+def test_lengths_are_compared_with_their_like(written):
+    written(
+        result("a", budget=60.0), result("a", budget=300.0, dice=(0.9, 0.9)),
+        result("b", budget=60.0), result("b", budget=300.0),
+    )  # fmt: skip
+    found = results.compare(results.scored("x"), [("a", "b")])
+    assert found[["length", "seeds"]].to_numpy().tolist() == [["60 s", "1 : 1"], ["5 min", "1 : 1"]]
+    assert found["difference"].tolist() == pytest.approx([0, 0.15])
+
+
+def test_one_person_decides_nothing(written):
+    written(result("a", 0, (0.9,)), result("b", 0, (0.5,)))
+    (row,) = results.compare(results.scored("x"), [("a", "b")]).itertuples()
+    assert np.isnan(row.low)
+    assert row.verdict == "not to be told apart"
+
+
+def test_the_same_networks_are_compared_seed_by_seed(written):
+    """What flips change is smaller than what seeds do, and can be told for all that."""
+    plain = [tuple(0.7 + 0.05 * seed + 0.01 * i for i in range(10)) for seed in range(3)]
+    treated = []
+    for seed, dice in enumerate(plain):
+        one = result("small-unet, cleaned", seed, tuple(d + 0.003 for d in dice))
+        one["settings"]["members"] = [f"small-unet-s{seed}"]
+        treated.append(one)
+    other = [result("other", seed, tuple(d + 0.003 for d in plain[seed])) for seed in range(3)]
+    written(
+        *(result("small-unet", seed, dice) for seed, dice in enumerate(plain)), *treated, *other
+    )
+    table = results.comparison(results.with_baseline(results.scored("x")).values())
+    assert dict(zip(table["method"], table["verdict"], strict=True)) == {
+        "small-unet, cleaned": "better",
+        "other": "not to be told apart",
+    }
 
 
 def test_different_images_are_not_compared(written):
@@ -313,7 +350,7 @@ def test_sentences_say_who_wins_and_what_is_noise(written):
         result("abroad", 0, shifted(0.9), scored="stare"),
     )
     assert results.sentences(results.scored("x")) == [
-        "**drive, 60 s**, 10 persons: better: good (+0.1950); worse in a single training: bad "
+        "**drive official, 60 s**, 10 persons: better: good (+0.1950); worse, one seed: bad "
         "(-0.3050); not to be told apart: fickle (+0.0200)."
     ]
 

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn as nn
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from retina_lab.augment import Augmentation
 from retina_lab.datasets.layouts import Entry, FundusDataset
 from retina_lab.loop import (
+    StopAfterStep,
     TrainingError,
     choose_precision,
     launched_processes,
@@ -353,11 +355,11 @@ def test_a_run_from_before_a_setting_was_there_is_known(made_samples, tmp_path):
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, (3, 1)),
+        ({}, (2, 1)),
         ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}, (4, 2)),
         ({"SLURM_NTASKS": "6", "SLURM_NNODES": "3", "SLURM_JOB_NAME": "train"}, (2, 3)),
-        ({"SLURM_NTASKS": "6", "SLURM_NNODES": "3", "SLURM_JOB_NAME": "bash"}, (3, 1)),
-        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, (3, 1)),
+        ({"SLURM_NTASKS": "6", "SLURM_NNODES": "3", "SLURM_JOB_NAME": "bash"}, (2, 1)),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, None),
     ],
 )
 def test_the_launcher_says_how_many(monkeypatch, variables, expected):
@@ -365,7 +367,32 @@ def test_the_launcher_says_how_many(monkeypatch, variables, expected):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert launched_processes(3) == expected
+    if expected is None:
+        with pytest.raises(ValueError, match="SLURM has started 1 processes a node, not 2"):
+            launched_processes(2)
+    else:
+        assert launched_processes(2) == expected
+
+
+def test_one_folder_is_trained_by_one_process(made_samples, tmp_path):
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(TrainingError, match="is being trained by another process"),
+    ):
+        fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    run = fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    with FileLock(tmp_path / ".lock"):  # a finished run may be read by many
+        again = fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    assert again.history.equals(run.history) or len(again.history) == len(run.history)
+
+
+def test_a_second_sigterm_does_not_cut_a_step():
+    with StopAfterStep() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def deform_conv2d(
     """
     n, _, height, width = x.shape
     side = weight.shape[-1]
-    taps = pixel_positions(side, side, x.device) - side // 2  # 2×k×k, from −k/2 to k/2
+    taps = pixel_positions(side, side, x.device) - side // 2  # 2×k×k; −1, 0, 1 for k = 3
     taps = taps.flatten(1).T[None, :, :, None, None]  # 1×k²×2×1×1
     positions = pixel_positions(height, width, x.device)  # 2×H×W
     moved = at_least_float32(offset).view(n, side**2, 2, height, width)

@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 from retina_lab import charts, metrics
 from retina_lab.evaluate import METRICS
 from retina_lab.plots import METRIC_LABELS
-from retina_lab.results import Scored, by_test_images, figures, groups, second_observers
+from retina_lab.results import (
+    Scored,
+    by_test_images,
+    figures,
+    groups,
+    second_observers,
+    unique,
+)
 from retina_lab.widgets.base import Explorer, menu, slider
 
 REGIONS = {"field of view": "fov", "all pixels": "all"}
@@ -26,7 +33,7 @@ def render_table(rows: Sequence[Scored], test: str, metric: str, region: str) ->
         region: a name in ``REGIONS``.
     """
     tests = by_test_images(rows)
-    chosen = tests[test]
+    chosen = unique(tests[test])
     # frames of one size, however many methods a set of test images has
     slots = max(len(groups(others)) for others in tests.values())
     observer = second_observers(chosen).get((chosen[0].dataset, chosen[0].split))
@@ -38,7 +45,7 @@ def render_table(rows: Sequence[Scored], test: str, metric: str, region: str) ->
 
 def describe_table(rows: Sequence[Scored], test: str, metric: str, region: str) -> str:
     """The state of :func:`render_table` in words; the same arguments."""
-    ordered = charts.in_order(by_test_images(rows)[test], metric, REGIONS[region])
+    ordered = charts.in_order(unique(by_test_images(rows)[test]), metric, REGIONS[region])
 
     def said(seeds: list[Scored]) -> str:
         values = [figures(getattr(row.report, REGIONS[region]))[metric] for row in seeds]
