@@ -360,7 +360,7 @@ def test_every_split_divides_the_dataset_by_person(tmp_path, name):
 def test_a_person_on_both_sides_is_refused():
     dataset = small(("1L", "1R", "2L", "2R"), ("1", "1", "2", "2"))
     check_split(Split("fine", dataset[:2], dataset[2:]))
-    with pytest.raises(DatasetError, match="split bad: 1 on both sides"):
+    with pytest.raises(DatasetError, match="split bad: person 1 on both sides"):
         check_split(Split("bad", dataset[:1], dataset[1:]))
 
 
