@@ -132,8 +132,8 @@ def check_split(split: Split) -> Split:
     both = sorted(set(split.train.subjects) & set(split.test.subjects))
     if both:
         raise DatasetError(
-            f"{split.train.name}, split {split.name}: person {_some(both)} on both sides; images of one "
-            "person must stay together, or the test measures memory"
+            f"{split.train.name}, split {split.name}: person {_some(both)} on both sides; images "
+            "of one person must stay together, or the test measures memory"
         )
     return split
 
