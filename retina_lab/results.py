@@ -729,6 +729,22 @@ def marker(name: str) -> str:
     return f"<!-- {name}: made by `python -m retina_lab.benchmark table` -->"
 
 
+def progress() -> pd.DataFrame:
+    """How many trainings and measurements of each declared grid have a file.
+
+    Returns:
+        One row a grid, in the order of ``GRIDS``: its name, how many files, of how many.
+    """
+    return pd.DataFrame(
+        {
+            "grid": name,
+            "done": sum((results_folder(name) / f"{cell.name}.json").is_file() for cell in cells),
+            "of": len(cells),
+        }
+        for name, cells in GRIDS.items()
+    )
+
+
 def page_parts() -> dict[str, str]:
     """What the book's page of results shows, by the name of its marker."""
     rows = scored(TABLE)
@@ -752,6 +768,7 @@ def page_parts() -> dict[str, str]:
             .reset_index()
         ),
         "claims": claims_table(rows),
+        "progress": as_markdown(progress()),
     }
 
 

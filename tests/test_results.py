@@ -455,6 +455,16 @@ def test_claims_stand_beside_the_same_network_opponent_split_and_pixels(monkeypa
     assert lines[1].endswith("| not run |")
 
 
+def test_progress_counts_the_cells_that_have_a_file(tiny):
+    tiny.mkdir(parents=True)
+    (tiny / "stray.json").write_text("{}")
+    before = results.progress().set_index("grid").loc["tiny"]
+    (tiny / f"{GRIDS['tiny'][0].name}.json").write_text("{}")
+    after = results.progress().set_index("grid").loc["tiny"]
+    assert (before["done"], after["done"]) == (0, 1)
+    assert before["of"] == after["of"] == len(GRIDS["tiny"])
+
+
 # --- What is committed ------------------------------------------------------------------------
 
 
