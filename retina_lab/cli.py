@@ -79,6 +79,16 @@ def _train(args: argparse.Namespace) -> int:
 # --- synthesis -------------------------------------------------------------------------------
 
 
+ALL = "all"
+
+
+def _learned(dataset: str, split: str | None):
+    """Training images of a split, so that test images stay unseen, or every image."""
+    from retina_lab.datasets import open_dataset, open_split
+
+    return open_dataset(dataset) if split == ALL else open_split(dataset, split).train
+
+
 def _pairs(args: argparse.Namespace, samples):
     """Pairs of photographs and trees; trees that nobody has drawn come from a network of ours."""
     from retina_lab.pairs import make_pairs, segmented_trees
@@ -95,14 +105,10 @@ def _pairs(args: argparse.Namespace, samples):
 
 
 def _train_synthesis(args: argparse.Namespace) -> int:
-    from retina_lab.datasets import open_dataset, open_split
     from retina_lab.synthesis import BANNER, find_recipe, fit_synthesis
 
     recipe = find_recipe(args.model)
-    if args.split is not None:
-        samples = open_split(args.dataset, args.split).train
-    else:
-        samples = open_dataset(args.dataset)
+    samples = _learned(args.dataset, args.split)
     judge, styles = None, None
     if recipe.style:
         from retina_lab.models.vgg import load_vgg19
@@ -111,7 +117,7 @@ def _train_synthesis(args: argparse.Namespace) -> int:
         judge = load_vgg19(args.vgg19)
         print(f"VGG-19: {judge.origin}")
         if args.styles is not None:
-            photographs = list(open_dataset(args.styles))
+            photographs = list(_learned(args.styles, None))
             empty = {s.name: np.zeros(s.size, bool) for s in photographs}
             styles = make_pairs(photographs, args.size, empty, "none").image
     run = fit_synthesis(
@@ -143,7 +149,6 @@ def _train_synthesis(args: argparse.Namespace) -> int:
 
 
 def _synthesize(args: argparse.Namespace) -> int:
-    from retina_lab.datasets import open_dataset
     from retina_lab.sampling import make_samples, write_samples
     from retina_lab.synthesis import BANNER
     from retina_lab.weights import find_synthesis
@@ -154,7 +159,7 @@ def _synthesize(args: argparse.Namespace) -> int:
     if args.trees is not None:
         trees = find_synthesis(args.trees)
     elif "autoencoder" not in painter.networks:
-        trees = _pairs(args, open_dataset(args.dataset))
+        trees = _pairs(args, _learned(args.dataset, args.split))
     samples = make_samples(painter, args.number, args.seed, trees=trees, grade=args.grade)
     about = {
         "model": args.model,
@@ -469,7 +474,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     synthesis.add_argument("--model", required=True, help="vae, aae, pix2pix, mi-gan, end-to-end …")
     synthesis.add_argument("--dataset", required=True, help="a dataset's name or a folder")
-    synthesis.add_argument("--split", help="its training images only; default: every image")
+    split = {"help": "whose training images serve; default: the dataset's first; all: every image"}
+    synthesis.add_argument("--split", **split)
     length = synthesis.add_mutually_exclusive_group(required=True)
     length.add_argument("--budget", help="wall time, such as 60s, 5m, 1.5h")
     length.add_argument("--epochs", type=int)
@@ -501,6 +507,7 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--dataset", default="phantom", help="whose trees are painted, unless a model makes them"
     )
+    make.add_argument("--split", **split)
     make.add_argument("--grade", help="of all of them; default: each in turn")
     make.set_defaults(run_command=_synthesize)
 

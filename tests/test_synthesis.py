@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from retina_lab import cli
-from retina_lab.datasets import open_dataset
+from retina_lab.datasets import open_dataset, open_split
 from retina_lab.loop import TrainingError
 from retina_lab.pairs import LESIONS, PairSampler, field_box, make_pairs, square
 from retina_lab.sampling import (
@@ -401,11 +401,14 @@ def test_a_written_folder_is_a_dataset(told, pairs, tmp_path):
 
 
 def test_the_command_line(tmp_path, capsys):
-    common = ["--dataset", "phantom", "--split", "official", "--epochs", "1", "--size", "32",
-              "--width", "4", "--batch-size", "16", "--device", "cpu"]  # fmt: skip
+    common = ["--dataset", "phantom", "--epochs", "1", "--size", "32", "--width", "4",
+              "--batch-size", "16", "--device", "cpu"]  # fmt: skip
     for model in ("aae", "pix2pix"):
         out = str(tmp_path / model)
         assert cli.main(["train-synthesis", "--model", model, "--out", out, *common]) == 0
+    # Without a split test images stay unseen.
+    learned = set(load_synthesis(tmp_path / "pix2pix").settings["train"])
+    assert learned == set(open_split("phantom", "official").train.names)
     made = tmp_path / "made"
     arguments = ["--number", "2", "--seed", "1", "--out", str(made)]
     painter, trees = str(tmp_path / "pix2pix"), str(tmp_path / "aae")

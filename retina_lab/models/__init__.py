@@ -183,7 +183,7 @@ MODELS: dict[str, ModelEntry] = {
         DUNet, {"widths": (8, 13, 26, 52)}, "du-net, about as large as small-unet"
     ),
     "small-du-net-9": ModelEntry(
-        DUNet9, {"widths": (7, 14, 28, 56)}, "du-net-9, about as large as small-unet"
+        DUNet9, {"widths": (7, 14, 29, 58)}, "du-net-9, about as large as small-unet"
     ),
 }
 

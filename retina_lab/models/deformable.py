@@ -206,12 +206,8 @@ def double_conv(in_channels: int, out_channels: int, first: Conv, second: Conv) 
     return nn.Sequential(*layers)
 
 
-def plain_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 3×3 convolution that keeps height and width."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-
-
-DEFORMED = (1, 2)  # the second and third level, counted from the finest
+DEFORMED = (1, 2)  # the encoder's second and third level, counted from the finest
+DEFORMED_UP = (0, 1)  # the decoder's two finest, where DUNet's public code has them too
 
 
 class DeformableEncoderUNet(EncoderDecoder):
@@ -255,12 +251,12 @@ class DeformableEncoderUNet(EncoderDecoder):
 
 
 class DUNet(DeformableEncoderUNet):
-    """The deformable encoder, mirrored in the decoder (U-Net slides, after Jin et al. 2019).
+    """The deformable encoder, and offsets in the decoder too (U-Net slides, after Jin et al. 2019).
 
     With the default widths it has 34,729,921 trainable parameters and 34,741,697 in all. The
-    slides give the counts but not the places of the decoder's offsets; their numbers are met
-    by the mirror image of the encoder: inside the third level (256 channels), on the way up
-    from it (128), inside the second (128), on the way up from that (64).
+    slides give the counts but not the places of the decoder's offsets. Before each convolution of
+    its two finest levels, on 256, 128, 128 and 64 channels, they meet both counts, and the public
+    code of Jin et al. deforms the same two levels.
 
     Arguments and errors as in :class:`DeformableEncoderUNet`.
     """
@@ -270,23 +266,22 @@ class DUNet(DeformableEncoderUNet):
         widths: Sequence[int] = (64, 128, 256, 512, 1024),
         in_channels: int = 3,
         out_channels: int = 1,
+        conv: Conv = OffsetConv,
     ):
-        super().__init__(widths, in_channels, out_channels)
+        super().__init__(widths, in_channels, out_channels, conv)
         *levels, _ = widths
-        for i in DEFORMED:
+        for i in DEFORMED_UP:
             place = len(levels) - 1 - i  # the decoder counts from the coarsest
-            self.decoder[place] = double_conv(2 * levels[i], levels[i], plain_conv, OffsetConv)
-            # The map that has just been doubled, on its way from level i to level i − 1.
-            self.up[place + 1] = nn.Sequential(self.up[place + 1], ConvOffset2D(levels[i - 1]))
+            self.decoder[place] = double_conv(2 * levels[i], levels[i], conv, conv)
 
 
-class DUNet9(DeformableEncoderUNet):
-    """Second and third level on both sides with the 9-point deformable convolution.
+class DUNet9(DUNet):
+    """The same levels with the 9-point deformable convolution.
 
     This is the layer that Jin et al. 2019 (DUNet) and Dai et al. 2017 use: nine offsets a
     pixel that all channels share, where ``ConvOffset2D`` has one for each channel.
 
-    Arguments and errors as in :class:`DeformableEncoderUNet`.
+    Arguments and errors as in :class:`DUNet`.
     """
 
     def __init__(
@@ -296,7 +291,3 @@ class DUNet9(DeformableEncoderUNet):
         out_channels: int = 1,
     ):
         super().__init__(widths, in_channels, out_channels, conv=DeformConv2d)
-        *levels, _ = widths
-        for i in DEFORMED:
-            place = len(levels) - 1 - i
-            self.decoder[place] = double_conv(2 * levels[i], levels[i], DeformConv2d, DeformConv2d)

@@ -432,7 +432,7 @@ def test_counts_of_the_slides(name, trainable, total):
 def test_count_of_the_nine_point_network():
     with torch.device("meta"):
         counted = count_parameters(build_model("du-net-9"))
-    convolved = [64, 128, 128, 256, 512, 256, 256, 128]  # inputs of its eight deformable layers
+    convolved = [64, 128, 128, 256, 256, 128, 128, 64]  # inputs of its eight deformable layers
     assert counted == full_norm_unet(WIDTHS)[0] + sum(9 * 18 * c + 18 for c in convolved)
 
 
@@ -440,19 +440,19 @@ PLACES = {
     DeformableEncoderUNet: {"encoder.1.0.0": 6, "encoder.1.3.0": 7, "encoder.2.0.0": 7}
     | {"encoder.2.3.0": 8},
     DUNet: {"encoder.1.0.0": 6, "encoder.1.3.0": 7, "encoder.2.0.0": 7, "encoder.2.3.0": 8}
-    | {"decoder.1.3.0": 8, "up.2.1": 7, "decoder.2.3.0": 7, "up.3.1": 6},
+    | {"decoder.2.0.0": 14, "decoder.2.3.0": 7, "decoder.3.0.0": 12, "decoder.3.3.0": 6},
     DUNet9: {},
 }
 
 
 @pytest.mark.parametrize("kind", PLACES)
 def test_places_of_the_offsets(kind):
-    """Levels two and three of five, on one side or on both; each offset layer on its channels."""
+    """The encoder's levels two and three, the decoder's two finest; each on its channels."""
     model = kind((6, 7, 8, 9, 10))
     found = {n: m.conv.in_channels for n, m in model.named_modules() if isinstance(m, ConvOffset2D)}
     assert found == PLACES[kind]
     nine = [n for n, m in model.named_modules() if isinstance(m, DeformConv2d)]
-    levels = ["encoder.1", "encoder.2", "decoder.1", "decoder.2"]
+    levels = ["encoder.1", "encoder.2", "decoder.2", "decoder.3"]
     expected = [f"{level}.{place}" for level in levels for place in (0, 3)]
     assert nine == (expected if kind is DUNet9 else [])
 
