@@ -68,6 +68,7 @@ class Adversary:
         return build_discriminator(self.discriminator, self.width)
 
 
+# M-CAM-GAN gives no weight between its losses, no turns and no rate: those are ours.
 PAPERS = {
     **{name: Adversary(name) for name in ("pixel", "patch-1", "patch-2", "image")},
     "multi-scale-cam": Adversary("multi-scale-cam", 1.0, "least squares", generator_steps=1),
@@ -105,6 +106,8 @@ def adversarial_loss(
     """
     terms = []
     for verdict in verdicts:
+        # half precision would leave eight bits of a mean over many places
+        verdict = verdict.to(torch.promote_types(verdict.dtype, torch.float32))
         target = torch.full_like(verdict, float(real))
         if kind == "bce":
             terms.append(F.binary_cross_entropy_with_logits(verdict, target))
@@ -121,6 +124,8 @@ def share_called_real(verdicts: tuple[torch.Tensor, ...], kind: str = "bce") -> 
 
 class AdversarialTraining(Training):
     """Generator and discriminator in turn. Made by ``fit(…, adversary=…)``.
+
+    The generator keeps ``fit``'s AdamW; V-GAN's code has Adam with β₁ = .5 for both.
 
     Args:
         adversary: the discriminator and the rules.

@@ -74,7 +74,7 @@ def train_cell(cell: Cell, runs: Path, device: str = "auto", devices: int = 1) -
     from retina_lab.datasets import open_split
     from retina_lab.train import fit, hold_out
 
-    train, val = hold_out(open_split(cell.dataset, cell.split).train, 2)
+    train, val = hold_out(open_split(cell.dataset, cell.split).train, cell.val)
     more = [open_split(*other).train for other in cell.also]
     run = fit(
         cell.model, [sample for dataset in (train, *more) for sample in dataset], val,
@@ -94,6 +94,20 @@ def about_training(run: Run) -> dict[str, Any]:
     return {"versions": record["versions"], "weights": fingerprint(run.model.state_dict())}
 
 
+def refuse_strangers(cell: Cell, run: Run) -> None:
+    """Make sure that a run is the training whose scores stand in the cell's file, if there is one.
+
+    Raises:
+        LeftOut: if the file speaks of other weights.
+    """
+    for grid in (name for name, cells in GRIDS.items() if cell in cells):
+        path = results_folder(grid) / f"{cell.name}.json"
+        if path.exists():
+            told = json.loads(path.read_text(encoding="utf-8"))["training"]["weights"]
+            if told != about_training(run)["weights"]:
+                raise LeftOut(f"{path.name} is of another training than {run.out}; repeat it")
+
+
 def look_up(
     cell: Cell | Combination,
 ) -> tuple[list[FundusSample], dict[tuple[str, str], FundusDataset]]:
@@ -105,12 +119,16 @@ def look_up(
 
     Raises:
         DatasetError: if a dataset is not here.
-        LeftOut: if a network would be scored on an image that it learns from.
+        LeftOut: if a network would be scored on an image that it learns from, or that has no
+            labels here.
     """
     from retina_lab.datasets import open_split
     from retina_lab.train import leaked
 
     tests = {test: open_split(*test).test for test in cell.tests}
+    for test, samples in tests.items():
+        if samples[0].vessels is None:
+            raise LeftOut(f"the photographs of {' '.join(test)} have no labels here")
     members = cell.members if isinstance(cell, Combination) else (cell,)
     for member in members:
         for source in ((member.dataset, member.split), *member.also):
@@ -186,6 +204,8 @@ def measure_combination(
 
     learned_from, tests = look_up(cell)
     members = [train_cell(member, runs, device, devices) for member in cell.members]
+    for member, run in zip(cell.members, members, strict=True):
+        refuse_strangers(member, run)
 
     def report() -> dict[str, Any]:
         samples_known = list(learned_from)
@@ -229,7 +249,7 @@ def measure_classical(cell: Classical) -> dict[str, Any]:
     """Apply a method that learns nothing; its threshold comes from training images."""
     from retina_lab.classical import CLASSICAL
     from retina_lab.datasets import open_split
-    from retina_lab.evaluate import choose_threshold
+    from retina_lab.evaluate import CALIBRATION, choose_threshold
 
     split = open_split(cell.dataset, cell.split)
     detect = CLASSICAL[cell.method]
@@ -237,21 +257,19 @@ def measure_classical(cell: Classical) -> dict[str, Any]:
     threshold = choose_threshold(known, {sample.name: detect(sample) for sample in known})
     begin = time.perf_counter()
     maps = {sample.name: detect(sample) for sample in test}
+    report = score(test, maps, threshold, f"{len(known)} training images")
     return {
         "settings": {**_no_network(cell.method), "dataset": cell.dataset},
         "seconds": {"test": time.perf_counter() - begin},
-        "reports": {
-            f"{cell.dataset} {cell.split}": score(
-                test, maps, threshold, f"{len(known)} training images"
-            )
-        },
+        # Such a map ranks pixels and is no probability of anything.
+        "reports": {f"{cell.dataset} {cell.split}": unmeasured(report, CALIBRATION)},
     }
 
 
 def measure_published(cell: Published) -> dict[str, Any]:
     """Score maps that others have published, where the user has them."""
     from retina_lab.datasets import DatasetError, open_split
-    from retina_lab.evaluate import load_maps, otsu_threshold
+    from retina_lab.evaluate import AREAS, CALIBRATION, load_maps, otsu_threshold
 
     folder = maps_folder() / cell.method
     if not folder.is_dir():
@@ -259,15 +277,34 @@ def measure_published(cell: Published) -> dict[str, Any]:
     ((dataset, split),) = cell.tests
     test = list(open_split(dataset, split).test)
     maps = load_maps(folder, test)
+    report = score(
+        test, maps, otsu_threshold(test, maps), "Otsu on the maps scored, without labels"
+    )
+    if all(len(np.unique(probability)) <= 2 for probability in maps.values()):
+        report = unmeasured(report, (*AREAS, *CALIBRATION))  # decisions: a curve of one point
     return {
         "settings": {**_no_network(cell.label), "dataset": dataset},
         "seconds": {},
-        "reports": {
-            f"{dataset} {split}": score(
-                test, maps, otsu_threshold(test, maps), "Otsu on the maps scored, without labels"
-            )
-        },
+        "reports": {f"{dataset} {split}": report},
     }
+
+
+def unmeasured(report: dict[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    """A report without metrics that have no meaning for these maps.
+
+    Args:
+        report: as it stands in a cell's file.
+        metrics: names of metrics of probabilities.
+    """
+    nothing = {"pooled": None, "mean": None, "sd": None, "interval": [None, None]}
+    regions = {
+        region: report[region] | dict.fromkeys(metrics, nothing) for region in ("fov", "all")
+    }
+    images = {
+        name: image | {r: image[r] | dict.fromkeys(metrics) for r in ("fov", "all")}
+        for name, image in report["images"].items()
+    }
+    return report | regions | {"images": images}
 
 
 def _no_network(label: str) -> dict[str, Any]:
@@ -380,9 +417,12 @@ def run_grid(
         print(f"[{number}/{len(cells)}] {cell.name}", flush=True)
         try:
             result = run_cell(cell, grid, runs, device, devices)
-        except (DatasetError, TrainingError, LeftOut, ValueError) as error:
+        except (ValueError, RuntimeError, OSError) as error:  # out of memory is a RuntimeError
             # What cannot be measured today must not keep the others from it.
-            left_out.append(f"{cell.name}: {str(error).splitlines()[0]}")
+            if not isinstance(error, DatasetError | TrainingError | LeftOut):
+                traceback.print_exc()
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            left_out.append(f"{cell.name}: {reason}")
             print(f"    left out: {left_out[-1]}", file=sys.stderr, flush=True)
             continue
         if result is not None:

@@ -66,11 +66,10 @@ def _train(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
-    best = run.history["val_dice"].max()
     print(
         f"{args.model}: {count_parameters(run.model):,} parameters, "
         f"{len(run.history)} epochs in {run.seconds['train']:.0f} s"
-        + (f", validation Dice {best:.4f}" if val else "")
+        + (f", validation Dice {run.val_dice:.4f}" if val else "")
         + f", threshold {run.threshold:.4f} (from {run.threshold_from}) → {args.out}"
     )
     return 0
@@ -91,23 +90,20 @@ def _learned(dataset: str, split: str | None):
 
 def _pairs(args: argparse.Namespace, samples):
     """Pairs of photographs and trees; trees that nobody has drawn come from a network of ours."""
-    from retina_lab.pairs import make_pairs, segmented_trees
+    from retina_lab.pairs import pairs_with_trees
     from retina_lab.train import load_run
     from retina_lab.weights import shipped_for
 
-    samples = list(samples)
-    if args.segmenter is None and all(sample.vessels is not None for sample in samples):
-        return make_pairs(samples, args.size)
-    run = load_run(args.segmenter) if args.segmenter else shipped_for(samples[0].dataset)
-    trees = segmented_trees(run, samples)
-    source = f"{run.settings['model']} trained on {run.settings['dataset']}"
-    return make_pairs(samples, args.size, trees, source)
+    network = load_run(args.segmenter) if args.segmenter else shipped_for(samples.name)
+    return pairs_with_trees(samples, args.size, network, redraw=bool(args.segmenter))
 
 
 def _train_synthesis(args: argparse.Namespace) -> int:
+    from retina_lab.models.autoencoder import halvings
     from retina_lab.synthesis import BANNER, find_recipe, fit_synthesis
 
     recipe = find_recipe(args.model)
+    halvings(args.size)  # before an hour of reading photographs
     samples = _learned(args.dataset, args.split)
     judge, styles = None, None
     if recipe.style:
@@ -148,12 +144,25 @@ def _train_synthesis(args: argparse.Namespace) -> int:
     return 0
 
 
+def _origin(args: argparse.Namespace, trees) -> str | dict:
+    """Where painted trees come from, for the manifest."""
+    if trees is None:
+        return "its own"
+    if args.trees is not None:
+        return {"model": str(args.trees), "settings": trees.settings}
+    in_turn = {"dataset": trees.dataset, "drawn_by": trees.tree_source}
+    return in_turn | {"split": args.split, "in_turn": list(trees.names)}
+
+
 def _synthesize(args: argparse.Namespace) -> int:
+    from retina_lab.loop import versions
     from retina_lab.sampling import make_samples, write_samples
     from retina_lab.synthesis import BANNER
     from retina_lab.weights import find_synthesis
 
     painter = find_synthesis(args.model)
+    if Path(args.out).exists() and any(Path(args.out).iterdir()):  # rather now than at the end
+        raise CommandError(f"{args.out} is not empty; choose another folder")
     trees = None
     args.size, args.segmenter = painter.size, None
     if args.trees is not None:
@@ -162,10 +171,13 @@ def _synthesize(args: argparse.Namespace) -> int:
         trees = _pairs(args, _learned(args.dataset, args.split))
     samples = make_samples(painter, args.number, args.seed, trees=trees, grade=args.grade)
     about = {
-        "model": args.model,
-        "trees": args.trees or (f"of {args.dataset}" if trees is not None else "its own"),
-        "seed": args.seed,
+        "model": str(args.model),
         "settings": painter.settings,
+        "trees": _origin(args, trees),
+        "number": args.number,
+        "seed": args.seed,
+        "grade": args.grade,
+        "versions": versions(),
     }
     out = write_samples(samples, args.out, about)
     print(f"{len(samples)} photographs with trees → {out}\n{BANNER}")

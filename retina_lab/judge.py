@@ -1,8 +1,8 @@
 """Judging synthesis honestly: are made-up trees and photographs right, new, various, and useful?
 
 No single number answers that. Each function here answers one question, and most come with a
-control: the same figure for real photographs against other real ones, below which nothing made
-up can be expected to fall.
+control: the same figure for real photographs against other real ones, which is what a perfect
+generator would reach.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ COLLAPSE = 0.5
 
 
 def tree_statistics(vessels: np.ndarray, fov: np.ndarray) -> dict[str, float]:
-    """What a vessel tree looks like in seven numbers that do not depend on the resolution.
+    """What a vessel tree looks like in seven numbers, to be compared at one size in pixels.
 
-    Lengths are in diameters of the field of view.
+    Lengths are in diameters of the field of view, so that most of them hold at any resolution;
+    pieces and fractal dimension do not, for thin vessels break where pixels are large.
 
     Args:
         vessels: (H, W) ``bool``.
@@ -71,7 +72,7 @@ def tree_statistics(vessels: np.ndarray, fov: np.ndarray) -> dict[str, float]:
         "length density": float(length / (fov.sum() / diameter**2)),
         "mean width": np.nan if nothing else float(vessel_widths(vessels).mean() / diameter),
         "branchings": float(len(branching_points(line)) / length) if length else np.nan,
-        "tortuosity": _tortuosity(stretches, shortest=diameter / 50),
+        "tortuosity": _tortuosity(stretches, shortest=max(diameter / 50, 10)),
         "fractal dimension": fractal_dimension(line),
         "pieces": float(betti_numbers(vessels)[0]),
     }
@@ -164,19 +165,41 @@ def fractal_dimension(line: np.ndarray) -> float:
     return float(np.polyfit(-np.log(sides), np.log(counts), 1)[0])
 
 
+def halves(subjects: Sequence, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Divide pictures at random into two halves, all pictures of one person in the same half.
+
+    Args:
+        subjects: the person of each.
+        seed: of the draw.
+
+    Returns:
+        The indices of both, of about the same length.
+    """
+    persons = np.array([str(subject) for subject in subjects])
+    order = np.random.default_rng(seed).permutation(np.unique(persons))
+    first = np.isin(persons, order[: len(order) // 2])
+    return np.flatnonzero(first), np.flatnonzero(~first)
+
+
 def compare_trees(
-    made: Sequence[tuple[np.ndarray, np.ndarray]], real: Sequence[tuple[np.ndarray, np.ndarray]]
+    made: Sequence[tuple[np.ndarray, np.ndarray]],
+    real: Sequence[tuple[np.ndarray, np.ndarray]],
+    subjects: Sequence | None = None,
 ) -> pd.DataFrame:
     """Statistics of made-up trees beside those of real ones, with distances.
 
+    Distance and control are between groups of one size, for the distance between two samples of
+    one distribution grows as they get smaller.
+
     Args:
         made: (vessels, fov) pairs.
-        real: (vessels, fov) pairs, at least four.
+        real: (vessels, fov) pairs, at least four, best twice as many.
+        subjects: the person of each of the real ones; each its own if not given.
 
     Returns:
         One row a statistic: means and standard deviations of both; ``distance``, the Wasserstein
-        distance of the two distributions in standard deviations of the real one; and
-        ``control``, the same between the real trees of even and of odd number.
+        distance of made-up trees from one half of the real ones, in standard deviations of the
+        real ones; and ``control``, the same of the other half.
 
     Raises:
         ValueError: if there are too few.
@@ -184,27 +207,30 @@ def compare_trees(
     if len(made) < 2 or len(real) < 4:
         raise ValueError("a comparison needs at least two made-up and four real trees")
     ours, theirs = (pd.DataFrame([tree_statistics(*p) for p in pairs]) for pairs in (made, real))
+    one, other = halves(range(len(real)) if subjects is None else subjects)
+    size = min(len(made), len(one), len(other))
     rows = []
     for name in STATISTICS:
-        a, b = ours[name].dropna().to_numpy(), theirs[name].dropna().to_numpy()
-        spread = b.std()
-        comparable = len(b) > 1 and spread > 0
+        groups = ours[name], theirs[name].iloc[other], theirs[name].iloc[one]
+        a, c, b = (group.iloc[:size].dropna().to_numpy() for group in groups)
+        spread = theirs[name].std(ddof=0)
         rows.append(
             {
                 "statistic": name,
-                "made": a.mean() if len(a) else np.nan,
-                "made_sd": a.std() if len(a) else np.nan,
-                "real": b.mean() if len(b) else np.nan,
+                "made": ours[name].mean(),
+                "made_sd": ours[name].std(ddof=0),
+                "real": theirs[name].mean(),
                 "real_sd": spread,
-                "distance": (
-                    wasserstein_distance(a, b) / spread if comparable and len(a) else np.nan
-                ),
-                "control": (
-                    wasserstein_distance(b[::2], b[1::2]) / spread if comparable else np.nan
-                ),
+                "distance": _distance(a, b, spread),
+                "control": _distance(c, b, spread),
             }
         )
     return pd.DataFrame(rows).set_index("statistic")
+
+
+def _distance(one: np.ndarray, other: np.ndarray, spread: float) -> float:
+    comparable = len(one) and len(other) and spread > 0
+    return wasserstein_distance(one, other) / spread if comparable else float("nan")
 
 
 # --- features, distances, neighbours ---------------------------------------------------------
@@ -286,28 +312,68 @@ def _flat(pictures: np.ndarray) -> np.ndarray:
     return pictures.reshape(len(pictures), -1).astype(np.float32) / scale
 
 
-def nearest(made: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    made: np.ndarray, known: np.ndarray, but: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The training picture that each made-up one is nearest to, mirrored or not.
 
     Args:
-        made: (n, H, W) or (n, H, W, 3), ``uint8`` or in [0, 1].
+        made: (n, H, W) or (n, H, W, 3): trees as ``bool``; pictures as ``uint8`` or in [0, 1].
         known: (m, …) of the same size: what the model was trained on.
+        but: (n, m) ``bool``: whom it must not be, such as itself.
 
     Returns:
-        (n,) indices, and (n,) distances: mean absolute difference of the pixels, in [0, 1].
+        (n,) indices, and (n,) distances in [0, 1]: of pictures the mean absolute difference of
+        the pixels; of trees 1 − Dice, the share of their vessel pixels that they do not share,
+        because by differences of pixels a blank page is nearest to every tree.
 
     Raises:
-        ValueError: if the sizes differ.
+        ValueError: if the sizes differ or nobody is left.
     """
     made, known = np.asarray(made), np.asarray(known)
     if made.shape[1:] != known.shape[1:]:
         raise ValueError(f"pictures of {made.shape[1:]} and {known.shape[1:]} cannot be compared")
+    trees = made.dtype == known.dtype == bool
     candidates = np.concatenate([_flat(known), _flat(known[:, :, ::-1])])
+    amounts = candidates.sum(axis=1)
     index, distance = np.zeros(len(made), int), np.zeros(len(made))
     for i, picture in enumerate(_flat(made)):
-        distances = np.abs(candidates - picture).mean(axis=1)
+        if trees:
+            total = np.maximum(amounts + picture.sum(), 1)
+            distances = 1 - 2 * (candidates @ picture) / total
+        else:
+            distances = np.abs(candidates - picture).mean(axis=1)
+        if but is not None:
+            distances = np.where(np.tile(but[i], 2), np.inf, distances)
         index[i], distance[i] = distances.argmin() % len(known), distances.min()
+    if not np.isfinite(distance).all():
+        raise ValueError("a nearest neighbour needs pictures of at least two persons")
     return index, distance
+
+
+def nearness(
+    made: np.ndarray, known: np.ndarray, subjects: Sequence | None = None
+) -> dict[str, float]:
+    """How near made-up pictures come to known ones, beside how near these come to each other.
+
+    Args:
+        made: see :func:`nearest`.
+        known: see :func:`nearest`; at least two.
+        subjects: the person of each of the known ones; each its own if not given. The fellow eye
+            is almost a mirror image.
+
+    Returns:
+        ``made``, the median distance to the nearest known one; ``control``, the median distance
+        of known ones to the nearest one of another person. Copies lie much closer than that.
+
+    Raises:
+        ValueError: if the sizes differ, or all are of one person.
+    """
+    persons = np.array([str(s) for s in (range(len(known)) if subjects is None else subjects)])
+    few = np.random.default_rng(0).permutation(len(known))[: len(made)]
+    _, distance = nearest(made, known)
+    _, control = nearest(known[few], known, but=persons[few][:, None] == persons[None])
+    return {"made": float(np.median(distance)), "control": float(np.median(control))}
 
 
 def variety(pictures: np.ndarray) -> float:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CHECKPOINT, RECORD, LOCK = "checkpoint.pt", "run.json", ".lock"
-LATER = {"schedule": "linear", "adversary": None}
+LATER = {"schedule": "linear", "adversary": None, "rules": 1}
 """Settings that older runs do not name, and what they had in their place."""
 LONGEST_WAIT = timedelta(hours=12)
 """How long processes wait for one that is predicting and scoring."""
@@ -130,6 +130,10 @@ def agree(value: Any) -> Any:
         torch.distributed.broadcast_object_list(said, src=0)
         return said[0]
     return value
+
+
+MIXED = " + "
+"""Between the names of the datasets that a network was trained on."""
 
 
 def start_fabric(device: str, devices: int, precision: str) -> tuple[Fabric, str]:
@@ -339,8 +343,8 @@ class Loop:
 
     Args:
         fabric: sets up devices, precision and processes; launched.
-        networks: by name; the first one is what is trained *for*, and whose best weights are
-            kept.
+        networks: by name; the first one is what is trained *for*. Where the rate falls to zero
+            its last weights are kept; where it runs through cycles, those of the best check.
         optimizers: by the same names. The rate each begins with is multiplied by :meth:`rate`.
         steps_per_epoch: steps in which every image is seen once.
         settings: of the run, with ``model``, ``seed``, ``epochs``, ``budget_seconds``,
@@ -389,12 +393,13 @@ class Loop:
         self.history_columns = ["epoch", "step", "seconds", *self.columns, "lr", score]
         self.step, self.checks_done = 0, 0
         self.cycle_began = 0.0  # share of the training at the end of the last check
+        self.cycle_step = 0  # and the step
         self.begin = time.perf_counter() if begin is None else begin
         self.before = 0.0  # seconds of the sittings before this one
         self.seconds = math.nan  # of all of them, once it is finished
         self.losses: list[dict[str, float]] = []  # of the current epoch
         self.rows: list[dict[str, float]] = []
-        self.best = -math.inf
+        self.best = -math.inf  # of the ends of cycles
         self.best_weights: dict[str, torch.Tensor] | None = None
         if out is not None and agree((out / CHECKPOINT).exists()):
             self._restore()
@@ -515,10 +520,13 @@ class Loop:
 
         They are all that prediction sees of BatchNorm. With the usual momentum of 0.1 they
         rest on the last ten batches, which here are twenty crops: so few that the level of
-        all probabilities, and the best threshold with it, changed from run to run.
+        all probabilities, and the best threshold with it, changed from run to run. The very
+        first batches get a plain mean, so that nothing is left of the 0 and 1 it starts from. A
+        cycle begins anew: the averages before it are of other weights.
         """
+        since = self.step - (self.cycle_step if self.in_cycles else 0)
         for norm in self.batchnorms:
-            norm.momentum = min(0.1, 10 / (self.step + 1))
+            norm.momentum = max(min(0.1, 10 / (since + 1)), 1 / (self.step + 1))
 
     def _end_epoch(self) -> None:
         """Write a row of the history; validate and save if one of the checks is due."""
@@ -541,16 +549,20 @@ class Loop:
             self.checks_done = math.floor(begun)
             self._train_mode(False)
             row[self.score] = self._check()
-            self.cycle_began = self.share_done()
+            self.cycle_began, self.cycle_step = self.share_done(), self.step
             if self.callback is not None:
                 self.callback(self.networks[self.main].module, row)
             self._train_mode(True)
             self.save()
 
     def _check(self) -> float:
-        """Validate; keep the weights if they are the best so far."""
+        """Validate; at the end of a cycle, keep the weights if they are the best so far.
+
+        Where the rate falls to zero the last weights are the best guess: a few validation images
+        tell a network in the middle of its training from a better one no more surely than a coin.
+        """
         score = self.validate()
-        if score > self.best:
+        if self.in_cycles and score > self.best:
             self.best, self.best_weights = score, weights_of(self.networks[self.main].module)
         return score
 
@@ -591,8 +603,9 @@ class Loop:
     def _show(self, bar: tqdm) -> None:
         if self.rows and not self.losses:
             shown = {name: f"{self.rows[-1][name]:.3f}" for name in self.columns}
-            if self.best > -math.inf:
-                shown[self.score] = f"{self.best:.3f}"
+            scores = [row[self.score] for row in self.rows if not math.isnan(row[self.score])]
+            if scores:
+                shown[self.score] = f"{scores[-1]:.3f}"
             bar.set_postfix(shown, refresh=False)
         bar.update(self._position() - bar.n)
 
@@ -614,6 +627,7 @@ class Loop:
             "step": self.step,
             "checks_done": self.checks_done,
             "cycle_began": self.cycle_began,
+            "cycle_step": self.cycle_step,
             "elapsed": self.elapsed(),
             "losses": self.losses,
             "rows": self.rows,
@@ -634,7 +648,7 @@ class Loop:
             network.module.load_state_dict(saved["networks"][name])
             self.optimizers[name].load_state_dict(saved["optimizers"][name])
         self.step, self.checks_done = saved["step"], saved["checks_done"]
-        self.cycle_began = saved["cycle_began"]
+        self.cycle_began, self.cycle_step = saved["cycle_began"], saved["cycle_step"]
         self.before, self.losses, self.rows = saved["elapsed"], saved["losses"], saved["rows"]
         self.best, self.best_weights = saved["best"], saved["best_weights"]
 

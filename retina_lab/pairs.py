@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ import torch.nn.functional as F
 
 from retina_lab.augment import affine_matrix, flip, warp
 from retina_lab.datasets.sample import FundusSample
-from retina_lab.loop import TrainingError, step_seed
+from retina_lab.loop import MIXED, TrainingError, step_seed
+
+if TYPE_CHECKING:
+    from retina_lab.train import Run
 
 LESIONS = ("microaneurysm", "haemorrhage", "exudate", "cotton-wool spot")
 """What the numbers 1 to 4 in :attr:`FundusSample.lesions` mean, in order."""
@@ -29,7 +33,8 @@ class TreePairs:
         lesions: (N, 4, S, S) ``float32`` in [0, 1], one map a kind (``LESIONS``), or None.
         grades: N names of grades or groups, or None.
         names: N names.
-        dataset: where they come from.
+        subjects: N persons, with their datasets.
+        dataset: where they come from; several joined by " + ".
         tree_source: who drew the trees, in words.
     """
 
@@ -39,6 +44,7 @@ class TreePairs:
     lesions: torch.Tensor | None
     grades: tuple[str, ...] | None
     names: tuple[str, ...]
+    subjects: tuple[str, ...]
     dataset: str
     tree_source: str
 
@@ -65,6 +71,7 @@ class TreePairs:
             lesions=None if self.lesions is None else self.lesions[rows],
             grades=None if self.grades is None else tuple(self.grades[i] for i in indices),
             names=tuple(self.names[i] for i in indices),
+            subjects=tuple(self.subjects[i] for i in indices),
             dataset=self.dataset,
             tree_source=self.tree_source,
         )
@@ -113,8 +120,23 @@ def square(planes: np.ndarray, box: tuple[int, int, int], size: int) -> torch.Te
     )[0]
 
 
+def lesion_maps(lesions: np.ndarray, box: tuple[int, int, int], size: int) -> torch.Tensor:
+    """Which share of each pixel of a square is a lesion of each kind.
+
+    Args:
+        lesions: (H, W) numbers as in :attr:`FundusSample.lesions`.
+        box: top, left and side.
+        size: of the result in pixels.
+
+    Returns:
+        (4, size, size) ``float32`` in [0, 1].
+    """
+    kinds = lesions[..., None] == np.arange(1, 1 + len(LESIONS))
+    return square(kinds, box, size).clamp(0, 1)
+
+
 def make_pairs(
-    samples: Sequence[FundusSample],
+    samples: Iterable[FundusSample],
     size: int,
     trees: Mapping[str, np.ndarray] | None = None,
     tree_source: str = "",
@@ -122,7 +144,7 @@ def make_pairs(
     """Cut the squares around the fields of view of some photographs.
 
     Args:
-        samples: of any size; with vessels, unless ``trees`` gives them.
+        samples: of any size, gone through once; with vessels, unless ``trees`` gives them.
         size: side of the squares in pixels.
         trees: for photographs without labels, (H, W) ``bool`` by name, such as the maps of
             :func:`segmented_trees`.
@@ -132,13 +154,13 @@ def make_pairs(
         The pairs. ``lesions`` and ``grades`` are there if every sample has them.
 
     Raises:
-        TrainingError: if there are no samples or one has no tree; it is named.
+        TrainingError: if there are no samples, two have one name or one has no tree; it is named.
     """
-    samples = list(samples)
-    if not samples:
-        raise TrainingError("there are no photographs to make pairs of")
     images, vessels, fovs, lesions = [], [], [], []
+    grades, names, subjects, datasets = [], [], [], []
     for sample in samples:
+        if sample.name in names:
+            raise TrainingError(f"two photographs are called {sample.name}; rename one")
         tree = sample.vessels if trees is None else trees.get(sample.name)
         if tree is None:
             raise TrainingError(
@@ -150,17 +172,23 @@ def make_pairs(
         vessels.append(square(np.asarray(tree, bool)[..., None], box, size).clamp(0, 1) * fov)
         fovs.append(fov.float())
         if sample.lesions is not None:
-            kinds = sample.lesions[..., None] == np.arange(1, 1 + len(LESIONS))
-            lesions.append(square(kinds, box, size).clamp(0, 1))
-    graded = all(sample.grade is not None for sample in samples)
+            lesions.append(lesion_maps(sample.lesions, box, size))
+        if sample.grade is not None:
+            grades.append(str(sample.grade))
+        names.append(sample.name)
+        subjects.append(f"{sample.dataset}/{sample.subject}")
+        datasets.append(sample.dataset)
+    if not names:
+        raise TrainingError("there are no photographs to make pairs of")
     return TreePairs(
         image=torch.stack(images),
         tree=torch.stack(vessels),
         fov=torch.stack(fovs),
-        lesions=torch.stack(lesions) if len(lesions) == len(samples) else None,
-        grades=tuple(str(sample.grade) for sample in samples) if graded else None,
-        names=tuple(sample.name for sample in samples),
-        dataset=samples[0].dataset,
+        lesions=torch.stack(lesions) if len(lesions) == len(names) else None,
+        grades=tuple(grades) if len(grades) == len(names) else None,
+        names=tuple(names),
+        subjects=tuple(subjects),
+        dataset=MIXED.join(dict.fromkeys(datasets)),
         tree_source=tree_source or ("the first observer" if trees is None else "given"),
     )
 
@@ -179,6 +207,44 @@ def segmented_trees(run, samples: Sequence[FundusSample]) -> dict[str, np.ndarra
     from retina_lab.predict import predict
 
     return {s.name: binarise(predict(run, s, tta=True), run.threshold) for s in samples}
+
+
+def pairs_with_trees(
+    samples: Iterable[FundusSample], size: int, network: Run, redraw: bool = False
+) -> TreePairs:
+    """Pairs of photographs of which not all have been labelled.
+
+    Args:
+        samples: of any size, gone through once.
+        size: side of the squares in pixels.
+        network: draws the trees that nobody has drawn.
+        redraw: let it draw the others, too.
+
+    Raises:
+        TrainingError: as :func:`make_pairs`.
+    """
+    drawn = {"observer": 0, "network": 0}
+
+    def with_tree() -> Iterator[FundusSample]:
+        for sample in samples:
+            by = "network" if redraw or sample.vessels is None else "observer"
+            drawn[by] += 1
+            if by == "observer":
+                yield sample
+            else:
+                yield replace(sample, vessels=segmented_trees(network, [sample])[sample.name])
+
+    pairs = make_pairs(with_tree(), size)
+    settings = network.settings
+    names = {
+        "observer": "the first observer",
+        "network": f"{settings['model']} trained on {settings['dataset']}",
+    }
+    several = all(drawn.values())
+    source = ", ".join(
+        names[by] + (f" ({count})" if several else "") for by, count in drawn.items() if count
+    )
+    return replace(pairs, tree_source=source)
 
 
 class PairSampler:

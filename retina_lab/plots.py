@@ -840,9 +840,9 @@ def plot_history(histories) -> Figure:
             marker = "o" if len(known) < 3 else ""
             text = name
             if column == "val_dice" and len(known):
-                best = known.loc[known[column].idxmax()]
-                text = f"{name}  best {best[column]:.3f}".strip()
-                axes.plot(best["epoch"], best[column], "o", color=CYCLE[index % len(CYCLE)])
+                end = known.iloc[-1]  # its weights are kept
+                text = f"{name}  in the end {end[column]:.3f}".strip()
+                axes.plot(end["epoch"], end[column], "o", color=CYCLE[index % len(CYCLE)])
             axes.plot(
                 known["epoch"],
                 known[column],

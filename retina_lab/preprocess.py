@@ -105,8 +105,11 @@ def resize_batch(batch: dict[str, torch.Tensor], factor: float) -> dict[str, tor
     image = F.interpolate(
         batch["image"], size, mode="bilinear", align_corners=False, antialias=True
     )
+    # "nearest" would take masks from up and to the left of where the image is taken from
     return {
-        name: image.clamp(0, 1) if name == "image" else F.interpolate(plane, size, mode="nearest")
+        name: image.clamp(0, 1)
+        if name == "image"
+        else F.interpolate(plane, size, mode="nearest-exact")
         for name, plane in batch.items()
     }
 

@@ -238,7 +238,7 @@ class Difference:
 
     Attributes:
         mean: mean over persons of (method − baseline), each averaged over its seeds first.
-        low: lower end of the 95 % bootstrap interval of the mean over images.
+        low: lower end of the 95 % bootstrap interval of the mean over persons.
         high: upper end.
         p: how likely a mean this far from zero is if signs are a matter of chance; see
             :func:`retina_lab.evaluate.sign_flip_p`.
@@ -297,6 +297,12 @@ def by_image(rows: Iterable[Scored], metric: str = "dice", region: str = "fov") 
     )
 
 
+def _networks(row: Scored) -> tuple[str, ...]:
+    """Digests of the trained networks behind a row; empty where nothing was trained."""
+    told = row.result.get("training", [])
+    return tuple(one["weights"] for one in (told if isinstance(told, list) else [told]))
+
+
 def difference(
     method: list[Scored], baseline: list[Scored], metric: str = "dice", region: str = "fov"
 ) -> Difference | None:
@@ -325,11 +331,15 @@ def difference(
         return None
     values = by_person(each.to_dict(), method[0].report.images)
     mean, low, high = mean_with_interval(values)
-    at_seed = {row.seed: value for row, value in zip(baseline, theirs.mean(), strict=True)}
+    of_these = {
+        _networks(row): value
+        for row, value in zip(baseline, theirs.mean(), strict=True)
+        if _networks(row)
+    }
     treated = [
-        value - at_seed[row.seed]
+        value - of_these[_networks(row)]
         for row, value in zip(method, ours.mean(), strict=True)
-        if len(row.result["settings"].get("members", ())) == 1 and row.seed in at_seed
+        if _networks(row) in of_these
     ]
     return Difference(
         mean, low, high, sign_flip_p(values), len(values), tuple(ours.mean().tolist()),
@@ -724,6 +734,10 @@ def between_markers(text: str, table: str, begin: str = BEGIN, end: str = END) -
     return f"{before}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
 
 
+CROSSED = ("cross-dataset", "cross-dataset-hrf")
+"""Grids whose rows say what a network is worth on other cameras' photographs."""
+
+
 def marker(name: str) -> str:
     """The comment after which a part of the book's page stands."""
     return f"<!-- {name}: made by `python -m retina_lab.benchmark table` -->"
@@ -755,7 +769,7 @@ def page_parts() -> dict[str, str]:
     tables = "\n\n".join(
         f"### {name.replace(' ', ', ')}\n\n{table}" for name, table in parts.items()
     )
-    crossed = matrix(scored("cross-dataset"))
+    crossed = matrix(scored(CROSSED))
     nothing = "Nothing has been measured yet."
     return {
         "tables": tables or nothing,

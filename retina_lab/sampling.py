@@ -17,10 +17,12 @@ from retina_lab.datasets.manifests import sha256_of
 from retina_lab.datasets.phantom import SMALLEST, make_phantom
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.loop import step_seed
-from retina_lab.pairs import LESIONS, TreePairs
+from retina_lab.pairs import LESIONS, TreePairs, field_box, lesion_maps
 from retina_lab.synthesis import BANNER, SynthesisRun, conditions_of
 
 MANIFEST = "manifest.json"
+AT_ONCE = 16
+"""Pictures made in one go: more would fill a small machine's memory."""
 
 
 def _generator(seed: int, purpose: int) -> torch.Generator:
@@ -45,7 +47,8 @@ def draw_trees(run: SynthesisRun, codes: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"{run.settings['model']} makes no trees; it paints given ones")
     if codes.ndim != 2 or codes.shape[1] != run.recipe.latent:
         raise ValueError(f"codes must be (N, {run.recipe.latent}), not {tuple(codes.shape)}")
-    return run.networks["autoencoder"].decoder(codes.float()).sigmoid()
+    decode = run.networks["autoencoder"].decoder
+    return torch.cat([decode(part).sigmoid() for part in codes.float().split(AT_ONCE)])
 
 
 def random_codes(run: SynthesisRun, number: int, seed: int = 0) -> torch.Tensor:
@@ -165,9 +168,10 @@ def paint(
         batch["lesions"] = empty if lesions is None else lesions.float()
     if recipe.noise and noise is None:
         noise = torch.zeros(len(trees), recipe.noise)
-    painted = run.networks["generator"](
-        conditions_of(recipe, batch), noise if recipe.noise else None
-    )
+    conditions = conditions_of(recipe, batch).split(AT_ONCE)
+    noises = noise.split(AT_ONCE) if recipe.noise else [None] * len(conditions)
+    generator = run.networks["generator"]
+    painted = torch.cat([generator(c, n) for c, n in zip(conditions, noises, strict=True)])
     levels = ((painted + 1) * 127.5).round().clamp(0, 255).byte()
     return levels.permute(0, 2, 3, 1).numpy()
 
@@ -239,21 +243,23 @@ def place_lesion(
 
 
 def made_lesions(run: SynthesisRun, grades: Sequence[str], seed: int = 0) -> torch.Tensor:
-    """Lesions as they may lie in eyes of these grades: those of phantoms of the same grade.
+    """Lesions as they may lie in eyes of these grades: those of new phantoms of the same grade.
 
-    Grades that are not the phantom's (0 to 4) get none: nobody has drawn them.
+    They are cut and averaged as those that the painter has learned from. Grades that are not the
+    phantom's (0 to 4) get none: nobody has drawn them.
 
     Returns:
-        (N, 4, S, S) ``float32`` in [0, 1].
+        (N, 4, S, S) ``float32`` in [0, 1]: which share of a pixel is a lesion of each kind.
     """
-    side = max(run.size, SMALLEST)
     maps = []
     for i, grade in enumerate(grades):
-        drawn = np.zeros((side, side), np.uint8)
+        drawn = torch.zeros(len(LESIONS), run.size, run.size)
         if str(grade) in ("0", "1", "2", "3", "4"):
-            drawn = make_phantom(seed=1000 * seed + i, size=side, grade=int(grade)).lesions
-        maps.append(lesions_from_map(drawn, run.size))
-    return torch.cat(maps)
+            side = max(2 * run.size, SMALLEST)
+            eye = make_phantom(seed=step_seed(seed, 6, i), size=side, grade=int(grade))
+            drawn = lesion_maps(eye.lesions, field_box(eye.fov), run.size)
+        maps.append(drawn)
+    return torch.stack(maps)
 
 
 def make_samples(
@@ -262,7 +268,7 @@ def make_samples(
     seed: int = 0,
     *,
     trees: SynthesisRun | TreePairs | None = None,
-    grade: str | None = None,
+    grade: str | Sequence[str] | None = None,
     threshold: float = 0.5,
 ) -> list[FundusSample]:
     """Synthetic photographs with their trees, as samples like any others.
@@ -273,18 +279,21 @@ def make_samples(
         seed: of codes, noise, grades and lesions; the first ones are the same for any number.
         trees: where the trees come from: a model that makes them, or pairs, whose trees are taken
             in turn. None: the painter's own, if it makes both.
-        grade: of all of them; None: each of the painter's grades in turn.
-        threshold: share of a pixel from which it counts as vessel.
+        grade: of all of them, or one each; None: each of the painter's grades in turn.
+        threshold: share of a pixel from which it counts as vessel, or as lesion.
 
     Returns:
         Samples named ``synthetic_0000`` and so on, with vessels, field of view, and the grade
         and lesions that they were asked to have.
 
     Raises:
-        ValueError: if there are no trees, or their size is not the painter's.
+        ValueError: if there are no trees, their size is not the painter's, or a grade is asked
+            for that it has not been told of.
     """
     if number < 1 or seed < 0:
         raise ValueError("number must be at least 1 and the seed not negative")
+    if grade is not None and not painter.grades:
+        raise ValueError(f"{painter.settings['model']} has not been told of grades")
     source = painter if trees is None else trees
     if isinstance(source, TreePairs):
         tree = source.tree[torch.arange(number) % len(source)]
@@ -297,7 +306,10 @@ def make_samples(
         )
     grades, lesions = None, None
     if painter.grades:
-        grades = [grade or painter.grades[i % len(painter.grades)] for i in range(number)]
+        each = [grade] * number if isinstance(grade, str) else grade
+        grades = list(each or (painter.grades[i % len(painter.grades)] for i in range(number)))
+        if len(grades) != number:
+            raise ValueError(f"{number} photographs need as many grades, not {len(grades)}")
         if "lesions" in painter.recipe.conditions:
             lesions = made_lesions(painter, grades, seed)
     images = paint(
@@ -308,7 +320,8 @@ def make_samples(
         marked = None
         if lesions is not None:
             strongest = lesions[i].max(dim=0)
-            marked = np.where(strongest.values >= 0.5, strongest.indices + 1, 0).astype(np.uint8)
+            there = (strongest.values.numpy() >= threshold) & painter.fov
+            marked = np.where(there, strongest.indices.numpy() + 1, 0).astype(np.uint8)
         samples.append(
             FundusSample(
                 name=f"synthetic_{i:04d}",
@@ -327,6 +340,8 @@ def write_samples(
     samples: Sequence[FundusSample], out: str | os.PathLike, about: dict | None = None
 ) -> Path:
     """Write synthetic samples as a folder that ``retina-lab`` can read as a dataset.
+
+    Read back it has images, fields of view and vessels; grades and lesions are for other tools.
 
     Args:
         samples: from :func:`make_samples`.

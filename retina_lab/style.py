@@ -7,7 +7,9 @@ correlations between the maps of a layer, its Gram matrix, are alike (Gatys et a
 MI-GAN's equation 7 sums the Gram matrix over all pixels and equation 8 divides its squared
 difference by their number once, so that the loss would grow with the picture's area. Here the
 Gram matrix is the mean over pixels and channels (Johnson et al. 2016), and the squared
-differences are summed; the weights between the terms are the paper's.
+differences are summed; content is averaged over the channels too, and smoothness over the
+picture. The factors ω and ϖ are the paper's; the balance between the terms therefore is not.
+Equation 12 adds the loss of the segmentation network, which is left out here.
 """
 
 from __future__ import annotations

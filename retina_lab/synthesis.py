@@ -53,7 +53,9 @@ BANNER = "Synthetic images, not for clinical use."
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is trained, by which rules. The defaults are those of the DR-synthesis report.
+    """What is trained, by which rules.
+
+    The defaults are those of the DR-synthesis report, but for ``code_hidden``.
 
     Attributes:
         makes: ``"trees"``, ``"fundus"`` or ``"both"`` (end-to-end).
@@ -102,8 +104,15 @@ class Recipe:
             raise ValueError(f"unknown conditions {sorted(unknown)}; there are grade and lesions")
         if self.latent < 1 or self.generator_steps < 1 or self.noise < 0:
             raise ValueError("latent and generator_steps must be at least 1, noise at least 0")
-        if not (self.gamma > 0 and self.weight > 0):
-            raise ValueError("gamma and weight must be positive")
+        if not (self.gamma > 0 and self.weight > 0 and self.noise_training >= 0):
+            raise ValueError("gamma and weight must be positive, noise_training not negative")
+        if self.makes == "fundus" and self.adversary != "none":
+            raise ValueError("an adversary is of trees; a painter always has its own")
+        extras = self.noise or self.conditions or self.style
+        if self.makes == "both" and (self.adversary == "none" or extras):
+            raise ValueError(
+                "end-to-end needs an adversary of the code, and takes no noise, condition or style"
+            )
 
 
 AAE, PIX2PIX = "Makhzani et al. 2016; Costa et al. 2018; DR-synthesis report", "Isola et al. 2017"
@@ -179,6 +188,7 @@ def build_networks(
             condition_channels(recipe, grades),
             noise=recipe.noise,
             noise_channels=4 * width,
+            dropout=0.0 if recipe.noise else 0.5,
         )
     if recipe.adversary != "none":
         networks["code"] = CodeDiscriminator(recipe.latent, recipe.code_hidden)
@@ -186,8 +196,10 @@ def build_networks(
     if recipe.adversary == "dual":
         networks["tree"] = PairDiscriminator(0, width, halvings, picture_channels=1)
     if recipe.makes != "trees":
+        # MI-GAN: 64 to 512 channels in the generator, 32 to 512 in its judge
+        judged = max(1, width // 2) if recipe.noise else width
         networks["discriminator"] = PairDiscriminator(
-            condition_channels(recipe, grades), width, halvings
+            condition_channels(recipe, grades), judged, halvings
         )
     return networks
 
@@ -528,7 +540,8 @@ def fit_synthesis(
     for condition, there in {"grade": pairs.grades, "lesions": pairs.lesions}.items():
         if condition in recipe.conditions and there is None:
             raise TrainingError(
-                f"{model} is told of the {condition}, which {pairs.dataset} does not have"
+                f"{name or (model if isinstance(model, str) else 'this recipe')} is told of the "
+                f"{condition}, which {pairs.dataset} does not have"
             )
     if recipe.style and judge is None:
         raise ValueError("the style transfer loss needs judge=load_vgg19(…)")
@@ -583,6 +596,8 @@ def fit_synthesis(
         training = kind(fabric, networks, optimizers, **options)
         stop = StopAfterStep()
         training.finish(stop, progress)
+        if not training.step and not stop.granted:
+            raise TrainingError("the budget was over before the first step; give more time")
         run = SynthesisRun(
             networks={
                 part: network.module.cpu().to(memory_format=torch.contiguous_format).eval()
@@ -635,7 +650,7 @@ def load_synthesis(folder: str | os.PathLike) -> SynthesisRun:
     except FileNotFoundError as error:
         raise TrainingError(
             f"{folder} is not a finished run: {Path(error.filename).name} is missing. "
-            "Train one with: retina-lab train --model aae --out FOLDER …"
+            "Train one with: retina-lab train-synthesis --model aae --out FOLDER …"
         ) from error
     except Exception as error:
         raise TrainingError(f"the run in {folder} cannot be read: {error}") from error

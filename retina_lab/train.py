@@ -24,10 +24,12 @@ import torch
 import torch.nn as nn
 from safetensors.torch import load_file, save_file
 
+from retina_lab import metrics
 from retina_lab.augment import Augmentation, augmentation_by_name
 from retina_lab.datasets.layouts import FundusDataset
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.loop import (
+    MIXED,
     Loop,
     StopAfterStep,
     TrainingError,
@@ -50,8 +52,9 @@ if TYPE_CHECKING:
 
 HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
 SCHEDULES = ("linear", "cycles")
-MIXED = " + "
-"""Between the names of the datasets that a network was trained on."""
+RULES = 2
+"""Raised when equal settings end in other weights than before, so that no old run passes for a
+new one. 2: last weights; labels that lie where a reduced photograph shows them."""
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Run:
     """A finished (or interrupted) training.
 
     Attributes:
-        model: the network with its best weights, in eval mode, on the CPU.
+        model: the network with the weights that are kept, in eval mode, on the CPU.
         settings: everything that ``fit`` was asked, as written to ``run.json``.
         history: one row an epoch: ``epoch``, ``step``, ``seconds``, ``loss``, ``lr`` and
             ``val_dice`` (NaN where validation was not run). The last row of a time budget is
@@ -86,6 +89,12 @@ class Run:
     def normalisation(self) -> str:
         """How images are normalised before this network sees them."""
         return self.settings["normalisation"]
+
+    @property
+    def val_dice(self) -> float:
+        """Dice on the validation images at the last check; NaN if there was none."""
+        seen = self.history["val_dice"].dropna()
+        return float(seen.iloc[-1]) if len(seen) else math.nan
 
 
 class CropSampler:
@@ -241,14 +250,19 @@ def validation_dice(
     normalisation: str,
     width: int | None = None,
 ) -> float:
-    """Dice at threshold ½, pooled over the pixels in the field of view of all samples."""
-    overlap = total = 0
+    """Dice at the best threshold, pooled over the pixels in the field of view of all samples.
+
+    The threshold of a finished network is chosen too (on many more images), so a network in
+    training is not to be blamed if ½ does not suit it.
+    """
+    pooled = None
     for sample in samples:
-        predicted = predict_sample(model, sample, normalisation, width) >= 0.5
-        overlap += np.count_nonzero(predicted & sample.vessels & sample.fov)
-        total += np.count_nonzero(predicted & sample.fov)
-        total += np.count_nonzero(sample.vessels & sample.fov)
-    return float(2 * overlap / total) if total else math.nan
+        probability = predict_sample(model, sample, normalisation, width)
+        found = metrics.histogram(probability, sample.vessels, sample.fov)
+        pooled = found if pooled is None else pooled + found
+    if pooled is None or not pooled.positives.any():
+        return math.nan
+    return float(np.nanmax(metrics.dice(metrics.counts_at_levels(pooled))))
 
 
 class Training(Loop):
@@ -281,7 +295,7 @@ class Training(Loop):
         return image, batch["vessels"][mine], batch["fov"][mine]
 
     def validate(self) -> float:
-        """Dice at threshold ½ on the validation images."""
+        """Dice on the validation images."""
         if not self.val:
             return math.nan
         return validation_dice(
@@ -292,14 +306,13 @@ class Training(Loop):
         )
 
     def result(self, interrupted: bool) -> Run:
-        """The run with its best weights; ``last.safetensors`` beside them."""
-        last_weights = weights_of(self.networks["network"].module)
-        if self.out is not None and self.rank == 0:
-            write_atomically(
-                self.out / "last.safetensors", lambda path: save_file(last_weights, path)
-            )
+        """The run with its last weights; with the best where there were cycles."""
         kept = self.networks["network"].module.cpu().to(memory_format=torch.contiguous_format)
-        kept.load_state_dict(self.best_weights or last_weights)
+        if self.best_weights is not None:
+            if self.out is not None and self.rank == 0:
+                last = weights_of(kept)
+                write_atomically(self.out / "last.safetensors", lambda path: save_file(last, path))
+            kept.load_state_dict(self.best_weights)
         return Run(
             model=kept.eval(),
             settings=self.settings,
@@ -344,19 +357,21 @@ def fit(
     AdamW, with a learning rate that falls to zero at the end of the epochs or of the budget.
     BatchNorm's running averages reach back over the last tenth of the steps (the
     aim of "precise BatchNorm": Wu and Johnson, "Rethinking 'batch' in BatchNorm", 2021). The
-    budget is wall time up to the last training step, reading the images and
+    budget is wall time from the moment when the images are in memory to the last training step,
     validation included; choosing the threshold comes after it.
 
     Args:
         model: a name of ``retina-lab models``, built here from ``seed``, or a module.
         train: labelled samples, of several datasets if you like; one epoch shows a crop of each.
-        val: labelled samples for ``val_dice`` and the choice of the best weights; without
-            them the last weights are kept. Never test images.
+            The first one's dataset is the home of the network: the others are only learned from,
+            and have no say in its scale and its threshold.
+        val: labelled samples for ``val_dice``, never test images. With cycles they choose among
+            the weights at the ends of the cycles; else the last weights are kept.
         epochs: number of epochs; or
         budget: time such as ``"60s"``, ``"5m"`` or seconds. Exactly one of the two.
         seed: of weights, crops, augmentation and dropout; ≥ 0.
-        out: folder for ``run.json``, ``weights.safetensors`` (best), ``last.safetensors``,
-            ``history.csv`` and ``checkpoint.pt``. A stopped run in it is continued if its
+        out: folder for ``run.json``, ``weights.safetensors`` (with cycles ``last.safetensors``
+            too), ``history.csv`` and ``checkpoint.pt``. A stopped run in it is continued if its
             settings are the same; a finished one is returned; another one is an error.
         loss: recipe for :func:`retina_lab.losses.build_loss`.
         augmentation: a policy or its name.
@@ -439,6 +454,7 @@ def fit(
             "as many processes as divide it, and train several networks side by side instead"
         )
 
+    home = [sample for sample in train if sample.dataset == train[0].dataset]
     torch.manual_seed(step_seed(seed, 0))
     model_name = model if isinstance(model, str) else None
     network = build_model(model) if isinstance(model, str) else model
@@ -451,7 +467,7 @@ def fit(
         "val": [sample.name for sample in val],
         "dataset": MIXED.join(dict.fromkeys(sample.dataset for sample in train)),
         "split": split,
-        "fov_width": min(widest, round(float(np.median([fov_width(s.fov) for s in train] or [0])))),
+        "fov_width": min(widest, round(float(np.median([fov_width(s.fov) for s in home] or [0])))),
         "epochs": epochs,
         "budget_seconds": None if budget is None else limit,
         "seed": seed,
@@ -467,6 +483,7 @@ def fit(
         "gradient_clip": gradient_clip,
         "checks": checks,
         "precision": precision,
+        "rules": RULES,
     }
     out = Path(out) if out is not None else None
     with ExitStack() as held:
@@ -496,12 +513,12 @@ def fit(
             start = time.perf_counter()
             # All labelled images, for observers differ in how much they call a vessel: the best
             # thresholds of single images lie far apart, and two of them are no sample.
-            labelled = train + val
+            labelled = home + val
             if fabric.global_rank == 0:
                 maps = predict_dataset(run, labelled, device=str(fabric.device))
                 run.threshold = choose_threshold(labelled, maps)
             run.threshold = fabric.broadcast(run.threshold)
-            run.threshold_from = f"{len(train)} training" + (
+            run.threshold_from = f"{len(home)} training" + (
                 f" and {len(val)} validation images" if val else " images"
             )
             run.seconds["threshold"] = time.perf_counter() - start

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from retina_lab.datasets.manifests import project_root, sha256_of
-from retina_lab.loop import RECORD
+from retina_lab.loop import RECORD, write_atomically
 from retina_lab.models import build_model
 from retina_lab.train import Run, TrainingError
 
@@ -170,8 +171,12 @@ def ship_synthesis(name: str, folder: Path, command: str) -> Path:
         for key, values in load_file(folder / "weights.safetensors").items()
         if key.split(".")[0] in GENERATORS
     }
+    broken = [key for key, values in weights.items() if not torch.isfinite(values).all()]
+    if broken:
+        raise TrainingError(f"{name}: {broken[0]} is not finite at half precision")
     path = weights_folder() / f"{name}.safetensors"
-    save_file(weights, path)
+    write_atomically(path, lambda partial: save_file(weights, partial))
+    path.chmod(0o644)  # safetensors writes files that nobody else may read
     entries = list_synthesis()
     entries[name] = {
         "file": path.name,

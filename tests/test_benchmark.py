@@ -1,6 +1,7 @@
 """Running grids: continuing, leaving out, and every kind of cell on phantoms."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from retina_lab.grids import PHANTOM, Cell, Classical, Combination, Published
 from retina_lab.loop import TrainingError
 from retina_lab.models import build_model, count_parameters
 from retina_lab.predict import predict_dataset, save_map
-from retina_lab.train import load_run
+from retina_lab.train import Run, load_run
 
 CELLS = [Cell("tiny-unet", *PHANTOM, "1s", seed) for seed in (0, 1)]
 
@@ -71,7 +72,12 @@ def test_nothing_half_written_is_taken_for_a_result(grid, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize(
     "error",
-    [TrainingError("the loss is not finite"), ValueError("batch_size 1"), LeftOut("no map")],
+    [
+        TrainingError("the loss is not finite"),
+        ValueError("batch_size 1"),
+        LeftOut("no map"),
+        RuntimeError("CUDA out of memory"),
+    ],
 )
 def test_a_cell_that_fails_does_not_stop_the_others(grid, monkeypatch, tmp_path, capsys, error):
     def run_cell(cell, *_):
@@ -93,6 +99,42 @@ def test_no_network_is_scored_on_what_it_learns_from(folder):
         benchmark.look_up(Combination("x", (cell,)))
     known, tests = benchmark.look_up(Cell("tiny-unet", str(folder), "seeded-0", "1s", 0))
     assert not set(known.names) & set(tests[str(folder), "seeded-0"].names)
+
+
+def test_what_has_no_labels_is_left_out_before_training(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "images", tmp_path / "bare" / "images")
+    cell = Cell(
+        "tiny-unet", str(folder), "seeded-0", "1s", 0, ((str(tmp_path / "bare"), "seeded-0"),)
+    )
+    monkeypatch.setattr("retina_lab.train.fit", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(LeftOut, match="bare seeded-0 have no labels here"):
+        benchmark.measure_network(cell, tmp_path / "runs")
+
+
+def test_metrics_without_a_meaning_are_left_out():
+    entry = {"pooled": 0.5, "mean": 0.5, "sd": 0.1, "interval": [0.4, 0.6]}
+    region = {"dice": entry, "ece": entry}
+    image = {"person": "a", "fov": {"dice": 0.5, "ece": 0.1}, "all": {"dice": 0.5, "ece": 0.1}}
+    given = {"fov": region, "all": region, "images": {"a": image}}
+    found = benchmark.unmeasured(given, ("ece",))
+    assert found["fov"]["ece"] == {"pooled": None, "mean": None, "sd": None, "interval": [None] * 2}
+    assert found["fov"]["dice"] == given["fov"]["dice"]
+    assert found["images"]["a"]["all"] == {"dice": 0.5, "ece": None}
+    assert found["images"]["a"]["person"] == "a"
+    assert given["fov"]["ece"]["pooled"] is not None
+
+
+def test_a_run_must_be_the_one_whose_scores_are_known(grid, monkeypatch):
+    told = {"training": {"weights": "these"}}
+    grid.mkdir(parents=True, exist_ok=True)
+    (grid / f"{CELLS[0].name}.json").write_text(json.dumps(told))
+    run = Run(model=None, settings={}, history=None, out=grid)
+    monkeypatch.setattr(benchmark, "about_training", lambda _: {"weights": "these"})
+    benchmark.refuse_strangers(CELLS[0], run)
+    benchmark.refuse_strangers(CELLS[1], run)  # of which nothing is known
+    monkeypatch.setattr(benchmark, "about_training", lambda _: {"weights": "others"})
+    with pytest.raises(LeftOut, match="is of another training than"):
+        benchmark.refuse_strangers(CELLS[0], run)
 
 
 def test_a_failure_of_the_first_process_is_heard_by_all(monkeypatch):

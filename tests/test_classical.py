@@ -44,6 +44,16 @@ def test_a_bar_is_found_in_every_direction(name, angle):
     assert found[on].min() > found[away].max()
 
 
+def test_a_wide_vessel_is_seen_by_its_axis():
+    """A filter in which the smallest scale always wins would see two edges."""
+    sample = striped(0.5, width=10, side=540)
+    found = CLASSICAL["frangi"](sample)
+    rows, columns = np.mgrid[:540, :540] - 270
+    distance = np.abs(rows * np.cos(0.5) + columns * np.sin(0.5))
+    middle = np.hypot(rows, columns) < 180
+    assert found[middle & (distance <= 1)].min() > found[middle & (abs(distance - 4) < 0.5)].max()
+
+
 def test_the_black_border_is_continued_from_inside():
     sample = striped(0.3, dark=120)  # no bar: one even field
     assert np.ptp(inverted_green(sample)) == 0

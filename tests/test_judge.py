@@ -14,10 +14,12 @@ from retina_lab.judge import (
     branching_points,
     compare_trees,
     fractal_dimension,
+    halves,
     kernel_distance,
     line_length,
     mode_collapse,
     nearest,
+    nearness,
     network_features,
     tree_statistics,
     variety,
@@ -108,21 +110,55 @@ def test_trees_compared_with_themselves_and_with_others():
     def trees(width, count):
         return [cross(64 + 2 * i, width) for i in range(count)]
 
-    same = compare_trees(trees(2, 6), trees(2, 6))
+    real = trees(2, 12)
+    one, other = halves(range(12))
+    # the half that distances are measured from lies at no distance from itself
+    same = compare_trees([real[i] for i in one], real)
     assert (same["distance"].dropna() == 0).all()
+    swapped = compare_trees([real[i] for i in other], real)
+    assert swapped["distance"].equals(swapped["control"])
     # no two of these trees differ in pieces or tortuosity: nothing to measure a distance by
     assert same["distance"].isna().sum() == 2
-    other = compare_trees(trees(8, 6), trees(2, 6))
-    assert other.loc["mean width", "distance"] > 5
-    assert other.loc["mean width", "distance"] > other.loc["mean width", "control"]
-    blank = [(np.zeros_like(vessels), fov) for vessels, fov in trees(2, 3)]
-    nothing = compare_trees(blank, trees(2, 6))
+    wide = compare_trees(trees(8, 6), real)
+    assert wide.loc["mean width", "distance"] > 5
+    assert wide.loc["mean width", "distance"] > wide.loc["mean width", "control"]
+    blank = [(np.zeros_like(vessels), fov) for vessels, fov in trees(2, 6)]
+    nothing = compare_trees(blank, real)
     assert math.isnan(nothing.loc["mean width", "distance"])
     # what is asked of blank trees does not hang on what was made
     assert nothing["control"].equals(same["control"])
     assert nothing["control"].notna().sum() == 5
     with pytest.raises(ValueError, match="at least two"):
         compare_trees(trees(2, 1), trees(2, 6))
+
+
+def test_distance_and_control_are_between_groups_of_one_size():
+    """Two samples of one distribution: neither figure may be larger on the whole."""
+    rng = np.random.default_rng(0)
+    fov = np.ones((48, 48), bool)
+
+    def tree():
+        vessels = np.zeros((48, 48), bool)
+        vessels[:, 20 : 22 + rng.integers(8)] = True
+        return vessels, fov
+
+    larger = [
+        np.sign(row["distance"] - row["control"])
+        for _ in range(40)
+        for row in [compare_trees([tree() for _ in range(8)], [tree() for _ in range(40)]).loc[
+            "vessel share"
+        ]]
+    ]  # fmt: skip
+    assert abs(np.mean(larger)) < 0.45
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_halves_keep_persons_together(seed):
+    subjects = ["a", "a", "b", "c", "c", "d"]
+    one, other = halves(subjects, seed)
+    assert sorted([*one, *other]) == list(range(6))
+    assert not {subjects[i] for i in one} & {subjects[i] for i in other}
+    assert len({subjects[i] for i in one}) == 2
 
 
 @settings(max_examples=25, deadline=None)
@@ -160,6 +196,37 @@ def test_the_nearest_neighbour_is_found_mirrored_too():
     assert far[0] > 0.1
     with pytest.raises(ValueError, match="cannot be compared"):
         nearest(known, known[:, :3])
+
+
+def test_the_nearest_tree_by_hand():
+    known = np.zeros((2, 2, 4), bool)
+    known[0, 0, :2] = True  # ██·· / ····
+    known[1, 1] = True  #     ···· / ████
+    made = np.zeros((3, 2, 4), bool)
+    made[0, 0, 2:] = True  #  ··██ / ····: the first, mirrored
+    made[1, 1, :2] = True  #  ···· / ██··: two of six shared with the second
+    index, distance = nearest(made, known)
+    assert index[:2].tolist() == [0, 1]
+    assert distance.tolist() == pytest.approx([0, 1 - 2 * 2 / 6, 1])  # a blank page is never near
+    index, distance = nearest(known, known, but=np.eye(2, dtype=bool))
+    assert index.tolist() == [1, 0]
+    assert distance.tolist() == [1, 1]
+
+
+def test_copies_are_nearer_than_the_control():
+    rng = np.random.default_rng(0)
+    known = rng.random((12, 8, 8)) < 0.3
+    copied = nearness(known[:5], known)
+    assert copied["made"] == 0 < copied["control"]
+    fresh = nearness(rng.random((60, 8, 8)) < 0.3, known)
+    assert abs(fresh["made"] - fresh["control"]) < 0.1
+    # two eyes of one person: the fellow eye, a mirror image, does not count
+    pairs = np.concatenate([known, known[:, :, ::-1]])
+    assert nearness(pairs, pairs)["control"] == 0
+    apart = nearness(pairs, pairs, [*range(12), *range(12)])["control"]
+    assert apart == nearness(known, known)["control"]
+    with pytest.raises(ValueError, match="at least two persons"):
+        nearness(known, known, ["one"] * 12)
 
 
 def test_variety_and_the_alarm():

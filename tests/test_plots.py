@@ -235,9 +235,9 @@ def test_widths_have_whole_numbers_below_them(widest):
     assert axes.get_xlabel() == "width (pixels)"  # nothing is wider than the last bin
 
 
-def test_history_marks_the_best_epoch():
+def test_history_marks_the_end():
     legend = plots.plot_history({"run": HISTORY}).axes[1].get_legend()
-    assert legend.texts[0].get_text() == "run  best 0.700"
+    assert legend.texts[0].get_text() == "run  in the end 0.650"
 
 
 def test_floats_outside_the_unit_range_are_stretched_others_are_not():

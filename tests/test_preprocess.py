@@ -137,3 +137,20 @@ def test_resizing_keeps_masks_binary_and_flat_images_flat():
     assert torch.allclose(half["image"], torch.tensor(0.3))
     assert set(half["vessels"].unique().tolist()) <= {0.0, 1.0}
     assert resize_batch(batch, 0.001)["fov"].shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.645, 0.37, 0.18, 1.6])
+def test_resized_labels_lie_where_the_photograph_shows_them(factor):
+    rows, columns = np.mgrid[:240, :300]
+    disc = np.hypot(rows - 101, columns - 143) < 60
+    image = np.where(disc[..., None], np.uint8(255), np.uint8(0)).repeat(3, axis=2)
+    shown = FundusSample("disc", image, np.ones_like(disc), vessels=disc)
+    batch = resize_batch(to_batch(shown), factor)
+
+    def middle(plane):
+        y, x = np.mgrid[: plane.shape[0], : plane.shape[1]]
+        return np.array([(plane * y).sum(), (plane * x).sum()]) / plane.sum()
+
+    np.testing.assert_allclose(
+        middle(batch["vessels"][0, 0].numpy()), middle(batch["image"][0, 1].numpy()), atol=0.1
+    )

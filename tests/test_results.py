@@ -239,11 +239,17 @@ def test_the_same_networks_are_compared_seed_by_seed(written):
     for seed, dice in enumerate(plain):
         one = result("small-unet, cleaned", seed, tuple(d + 0.003 for d in dice))
         one["settings"]["members"] = [f"small-unet-s{seed}"]
+        one["training"] = [{"weights": f"digest {seed}"}]
         treated.append(one)
+    # the same seeds, but another loss: other networks
     other = [result("other", seed, tuple(d + 0.003 for d in plain[seed])) for seed in range(3)]
-    written(
-        *(result("small-unet", seed, dice) for seed, dice in enumerate(plain)), *treated, *other
-    )
+    for seed, one in enumerate(other):
+        one["settings"]["members"] = [f"soft-clDice-s{seed}"]
+        one["training"] = [{"weights": f"other digest {seed}"}]
+    baseline = [result("small-unet", seed, dice) for seed, dice in enumerate(plain)]
+    for seed, one in enumerate(baseline):
+        one["training"] = {"weights": f"digest {seed}"}
+    written(*baseline, *treated, *other)
     table = results.comparison(results.with_baseline(results.scored("x")).values())
     assert dict(zip(table["method"], table["verdict"], strict=True)) == {
         "small-unet, cleaned": "better",

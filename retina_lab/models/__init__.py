@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn as nn
 
 from retina_lab.models.attention import CBAM, CFFA, CBAMUNet, ChannelAttention, SpatialAttention
@@ -19,7 +20,13 @@ from retina_lab.models.deformable import (
 from retina_lab.models.mcamgan import LinearAttention, MCAMGenerator
 from retina_lab.models.multiscale import MSCAF, PFF, CMPUNet
 from retina_lab.models.rsan import RSAB, RSAN, DropBlock2d, ResidualBlock
-from retina_lab.models.unet import DoubleConv, EncoderDecoder, UNet, pad_to_multiple
+from retina_lab.models.unet import (
+    DoubleConv,
+    EncoderDecoder,
+    UNet,
+    VGANGenerator,
+    pad_to_multiple,
+)
 from retina_lab.models.wnet import WNet
 
 __all__ = [
@@ -47,6 +54,7 @@ __all__ = [
     "ResidualBlock",
     "SpatialAttention",
     "UNet",
+    "VGANGenerator",
     "WNet",
     "build_model",
     "count_parameters",
@@ -73,7 +81,7 @@ MODELS: dict[str, ModelEntry] = {
     "unet-3": ModelEntry(
         UNet,
         {"widths": (64, 128, 256, 512)},
-        "U-Net slides, the variant with 3 encoders and 3 decoders",
+        "U-Net slides, the variant with 3 encoders and 3 decoders; its widths are not told",
     ),
     "cbam-unet": ModelEntry(
         CBAMUNet,
@@ -99,6 +107,11 @@ MODELS: dict[str, ModelEntry] = {
         RSAN,
         {"widths": (16, 32, 64, 128), "keep": 0.85},
         "Guo et al. 2020: DropBlock and spatial attention, as for DRIVE",
+    ),
+    "rsan-dropblock-chase": ModelEntry(
+        RSAN,
+        {"widths": (16, 32, 64, 128), "keep": 0.78, "attention": False},
+        "Guo et al. 2020, ablation: residual blocks with DropBlock, as for CHASE_DB1",
     ),
     "rsan-chase": ModelEntry(
         RSAN,
@@ -126,8 +139,8 @@ MODELS: dict[str, ModelEntry] = {
         "Galdran et al. 2022: two small U-Nets in a row",
     ),
     "v-gan": ModelEntry(
-        UNet,
-        {"widths": (32, 64, 128, 256, 512), "bridge_norm": True},
+        VGANGenerator,
+        {"widths": (32, 64, 128, 256, 512)},
         "generator of V-GAN and MI-GAN (Son et al. 2017; Iqbal and Ali 2018)",
     ),
     "m-cam-gan": ModelEntry(
@@ -236,7 +249,8 @@ def list_models() -> list[dict[str, Any]]:
     """Name, parameter counts, settings and source of every network in ``MODELS``."""
     rows = []
     for name, entry in MODELS.items():
-        model = build_model(name)
+        with torch.device("meta"):  # to count takes no memory, and nobody's random numbers
+            model = build_model(name)
         rows.append(
             {
                 "name": name,

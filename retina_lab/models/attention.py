@@ -56,7 +56,8 @@ class SpatialAttention(nn.Module):
 
     The maximum and the mean over the channels are two maps; a convolution without bias makes
     one of them, its sigmoid is the weight (RSAN, equations 2 to 4). With the 7×7 kernel of
-    the sources it has 7 · 7 · 2 = 98 parameters, however many channels there are.
+    the sources it has 7 · 7 · 2 = 98 parameters, however many channels there are. They start as
+    PyTorch's do, smaller than by the he_normal of the sources.
 
     Args:
         kernel_size: side of the convolution, odd.
@@ -131,6 +132,9 @@ def cffa_encoder(widths: Sequence[int], in_channels: int) -> nn.ModuleList:
 
 class CBAMUNet(EncoderDecoder):
     """A U-Net with CFFA blocks down the encoder and CBAM in the bridge (U-Net slides).
+
+    The slides say no more. Its widths, the two 3×3 convolutions at full size, the two CFFA at each
+    level below and the place of the CBAM are our choice.
 
     Args:
         widths: channels at each resolution, the bridge last; at least two.

@@ -15,11 +15,14 @@ class FundusGenerator(nn.Module):
 
     Strided 4×4 convolutions with BatchNorm and LeakyReLU halve the tree, transposed ones with
     BatchNorm and ReLU double it again, each beside the encoder's map of its size; tanh ends it.
-    Dropout follows the first three doublings, in training only (pix2pix: Isola et al. 2017;
-    DR-synthesis report, stage 2).
+    Dropout follows the first three doublings (pix2pix: Isola et al. 2017; DR-synthesis report,
+    stage 2). Isola et al. leave it and the batch's own statistics on when painting; here painting
+    is in eval mode, so that one tree gives one photograph.
 
     With ``noise`` (MI-GAN, figure 2) a dense layer turns a random vector into maps that are laid
     beside the coarsest ones: 400 numbers become 8×8×256 beside 8×8×512, at 512×512 pixels.
+    MI-GAN has BatchNorm after every convolution and LeakyReLU in the decoder too, skips every
+    other layer and drops nothing; but for the dropout, this is pix2pix's plan with its noise.
 
     Args:
         size: side of the pictures in pixels, divisible by 2 for each of the widths.
@@ -108,7 +111,7 @@ class PairDiscriminator(nn.Module):
 
     Args:
         in_channels: of the condition.
-        width: channels after the first halving; they double up to eight times as many.
+        width: channels after the first halving; they double up to sixteen times as many.
         halvings: number of strided convolutions.
         picture_channels: of what is judged: 3 of a photograph, 1 of a tree.
     """

@@ -22,8 +22,10 @@ class LinearAttention(nn.Module):
 
     over the features of Q and over the pixels of K, leaves a product that may be bracketed from
     the right: the matrix in the middle is :math:`d × d`. Its rows still sum to one, so a pixel
-    receives a weighted mean of all values (Shen et al. 2021, arXiv:1812.01243; the layer that
-    M-CAM-GAN cites). The result is added to the input.
+    receives a weighted mean of all values (Shen et al. 2021, arXiv:1812.01243). M-CAM-GAN's text
+    credits the Reformer, which saves in another way; its reference 29, Wang's "linear attention
+    transformer", is this layer but for a factor that the last convolution can learn. BatchNorm
+    before it and the numbers of heads and features are ours. The result is added to the input.
 
     Args:
         channels: of the maps.
@@ -58,7 +60,8 @@ class MCAMGenerator(EncoderDecoder):
     """A U-Net of residual blocks, with linear attention on the way down.
 
     The paper's figure and text give the U-shape, residual blocks and linear attention "in the
-    process of downsampling"; number and widths of the levels are ours.
+    process of downsampling"; number and widths of the levels, and attention in the bridge too,
+    are ours.
 
     Args:
         widths: channels at each resolution, the bridge last; at least two.

@@ -151,8 +151,10 @@ class RSAN(EncoderDecoder):
     a level of its backbone has, and the public code builds the whole network only. Here, without
     attention, the second block of a level is a residual block too: the depth stays, and
     the 98 parameters of each spatial attention, with the BatchNorm and ReLU that end an RSAB, are
-    all that changes. The maps are doubled by 2×2 transposed convolutions as in the paper (the
-    code has 3×3).
+    all that changes; without them the head is given a bare sum. The maps are doubled by 2×2
+    transposed convolutions as in the paper (the code has 3×3). The paper pads DRIVE to 592×592 and
+    CHASE_DB1 to 1008×1008 with zeros on four sides; here every network pads itself to the next
+    multiple of 2^depth (:func:`retina_lab.models.pad_to_multiple`).
 
     Args:
         widths: channels at each resolution, the bridge last; at least two.

@@ -173,3 +173,37 @@ class UNet(EncoderDecoder):
         self.up = doubling(widths)
         self.decoder = nn.ModuleList(DoubleConv(2 * width, width) for width in levels[::-1])
         self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)
+
+
+class VGANGenerator(EncoderDecoder):
+    """The generator of V-GAN and MI-GAN: maps are doubled by repeating their pixels.
+
+    Son, Park and Jung 2017 (arXiv:1706.09318) and their code; Iqbal and Ali 2018. No layer
+    narrows the doubled maps, so that a decoder's first convolution sees both widths together.
+
+    Args:
+        widths: channels at each resolution, the bridge last; at least two.
+        in_channels: channels of the input.
+        out_channels: logits a pixel.
+
+    Raises:
+        ValueError: if there are fewer than two widths or one is not positive.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128, 256, 512),
+        in_channels: int = 3,
+        out_channels: int = 1,
+    ):
+        super().__init__()
+        *levels, bridge = check_widths(widths)
+        before = [in_channels, *levels]
+        self.encoder = nn.ModuleList(DoubleConv(before[i], width) for i, width in enumerate(levels))
+        self.bridge = DoubleConv(levels[-1], bridge)
+        self.up = nn.ModuleList(nn.Upsample(scale_factor=2) for _ in levels)
+        self.decoder = nn.ModuleList(
+            DoubleConv(below + width, width)
+            for below, width in zip([bridge, *levels[:0:-1]], levels[::-1], strict=True)
+        )
+        self.head = nn.Conv2d(levels[0], out_channels, kernel_size=1)

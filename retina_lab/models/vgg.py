@@ -74,7 +74,7 @@ def load_vgg19(weights: str | os.PathLike = "auto", seed: int = 0) -> VGG19:
     Raises:
         ValueError: if a file is not torchvision's VGG-19; its sha256 must begin as published.
         FileNotFoundError: if there is no such file.
-        RuntimeError: if ``"imagenet"`` is asked for and not to be had.
+        OSError: if ``"imagenet"`` is asked for and not to be had.
     """
     with torch.random.fork_rng(devices=[]):  # its weights are replaced: nobody's chance is used
         network = VGG19()
@@ -98,7 +98,7 @@ def load_vgg19(weights: str | os.PathLike = "auto", seed: int = 0) -> VGG19:
         network.origin = f"stand-in: random weights, seed {seed}"
     else:
         path = Path(weights).expanduser()
-        network.load_state_dict(_checked(path), strict=False)
+        network.load_state_dict(_checked(path), strict=True)
         network.origin = "ImageNet (torchvision, IMAGENET1K_V1)"
     return network.eval().requires_grad_(False)
 
@@ -116,7 +116,7 @@ def _download() -> str:
     try:
         torch.hub.download_url_to_file(URL, str(path), hash_prefix=IMAGENET_SHA256)
     except Exception as error:
-        raise RuntimeError(
+        raise OSError(
             f"{URL} could not be fetched ({error}). Download it elsewhere and set "
             f"RETINA_LAB_VGG19 to the file, or use weights='stand-in'"
         ) from error

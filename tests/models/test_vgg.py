@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_file_is_named(published, tmp_path):
 def test_a_download_that_fails_says_what_to_do(slim, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(vgg, "URL", "http://127.0.0.1:9/nothing")
-    with pytest.raises(RuntimeError, match=r"could not be fetched.*RETINA_LAB_VGG19"):
+    with pytest.raises(OSError, match=r"could not be fetched.*RETINA_LAB_VGG19"):
         load_vgg19("imagenet")
 
 
