@@ -43,7 +43,8 @@ class Cell:
         options: further arguments of :func:`retina_lab.train.fit` that the command line has too.
         variant: what the options make of it, in a word or two; "" for the model's own settings.
         also: datasets whose training images are learned from too.
-        val: training images that are kept for the curve of the validation Dice.
+        val: training images that are kept for the curve of the validation Dice; with cycles they
+            choose the weights.
     """
 
     model: str
@@ -86,10 +87,12 @@ class Cell:
             f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
             for name, value in {**self.how_long, **dict(self.options)}.items()
         ).replace("--crop None", "--crop 0")
+        if self.val != type(self).val:  # the command's default
+            flags = f" --val {self.val}{flags}"
         return {
             "train": f"retina-lab train --dataset {shlex.quote(self.dataset)} "
-            f"--split {self.split} --model {self.model} --val {self.val}{flags} "
-            f"--seed {self.seed} --out {run}",
+            f"--split {self.split} --model {self.model}{flags} --seed {self.seed} "
+            f"--out {run}",
             "evaluate": [
                 f"retina-lab evaluate --run {run} --dataset {shlex.quote(data)} --split {split}"
                 for data, split in self.tests
@@ -305,7 +308,7 @@ PHANTOM, HRF = ("phantom", "official"), ("hrf", "15/30")
 EVERYWHERE = (PHANTOM, DRIVE, STARE, CHASE)
 
 CLASS = {
-    (data, seed): Cell("small-unet", *data, "5m", seed)
+    (data, seed): Cell("small-unet", *data, "5m", seed, val=0)
     for data in (DRIVE, CHASE)
     for seed in range(3)
 }
@@ -314,7 +317,7 @@ CLASS = {
 CLDICE = [
     Cell(
         "small-unet", *DRIVE, "5m", seed,
-        options=(("loss", "bce + dice + 0.5 cldice"),), variant="soft-clDice",
+        options=(("loss", "bce + dice + 0.5 cldice"),), variant="soft-clDice", val=0,
     )
     for seed in range(3)
 ]  # fmt: skip
@@ -322,11 +325,11 @@ CLDICE = [
 GRIDS: dict[str, list[AnyCell]] = {
     # What the course's default network reaches while a class waits.
     "small-unet": [
-        *(Cell("small-unet", *DRIVE, "60s", seed) for seed in range(3)),
+        *(Cell("small-unet", *DRIVE, "60s", seed, val=0) for seed in range(3)),
         *CLASS.values(),
-        Cell("small-unet", *PHANTOM, "5m", 0, (PHANTOM, DRIVE, CHASE, STARE)),
-        *(Cell("small-unet", *DRIVE, "20m", seed) for seed in range(3)),
-        *(Cell("small-unet", *CHASE, "20m", seed) for seed in range(3)),
+        Cell("small-unet", *PHANTOM, "5m", 0, (PHANTOM, DRIVE, CHASE, STARE), val=0),
+        *(Cell("small-unet", *DRIVE, "20m", seed, val=0) for seed in range(3)),
+        *(Cell("small-unet", *CHASE, "20m", seed, val=0) for seed in range(3)),
     ],
     # The same seconds for lwnet's recipe, in our own framework.
     "lwnet": [
@@ -358,17 +361,17 @@ GRIDS: dict[str, list[AnyCell]] = {
     ],
     # Trained here, tested there.
     "cross-dataset": [
-        *(Cell("small-unet", *data, "5m", 0, EVERYWHERE) for data in EVERYWHERE),
+        *(Cell("small-unet", *data, "5m", 0, EVERYWHERE, val=0) for data in EVERYWHERE),
         *(
-            Cell("small-unet", *data, "5m", 0, EVERYWHERE, also=(PHANTOM,))
+            Cell("small-unet", *data, "5m", 0, EVERYWHERE, also=(PHANTOM,), val=0)
             for data in (DRIVE, STARE, CHASE)
         ),
     ],
     # The same with HRF, whose labels not every copy has.
     "cross-dataset-hrf": [
-        *(Cell("small-unet", *data, "5m", 0, (HRF,)) for data in EVERYWHERE),
-        Cell("small-unet", *HRF, "5m", 0, (*EVERYWHERE, HRF)),
-        Cell("small-unet", *HRF, "5m", 0, (*EVERYWHERE, HRF), also=(PHANTOM,)),
+        *(Cell("small-unet", *data, "5m", 0, (HRF,), val=0) for data in EVERYWHERE),
+        Cell("small-unet", *HRF, "5m", 0, (*EVERYWHERE, HRF), val=0),
+        Cell("small-unet", *HRF, "5m", 0, (*EVERYWHERE, HRF), also=(PHANTOM,), val=0),
     ],
     # What flips and company buy.
     "ensembles": [

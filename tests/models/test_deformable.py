@@ -19,6 +19,7 @@ from retina_lab.models.deformable import (
     OffsetConv,
     bilinear_sample,
     bilinear_sample_by_hand,
+    bilinear_sample_vectorised,
     deform_conv2d,
     pixel_positions,
     sampling_grid,
@@ -36,6 +37,8 @@ def points(*positions):
 
 # ------------------------------------------------------------------- between the pixels
 
+both_ways = pytest.mark.parametrize("sample", [bilinear_sample, bilinear_sample_vectorised])
+
 
 @pytest.mark.parametrize(
     ("y", "x", "value"),
@@ -52,46 +55,51 @@ def points(*positions):
         (0.5, -0.1, 2.5),
     ],
 )
-def test_worked_numbers(y, x, value):
+@both_ways
+def test_worked_numbers(sample, y, x, value):
     assert bilinear_sample_by_hand(EXAMPLE, y, x) == pytest.approx(value)
-    sampled = bilinear_sample(EXAMPLE[None, None], points((y, x)))
+    sampled = sample(EXAMPLE[None, None], points((y, x)))
     assert sampled.item() == pytest.approx(value, abs=1e-5)
 
 
+@both_ways
 @settings(max_examples=40, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     places=st.lists(st.tuples(*[st.floats(-3, 9)] * 2), min_size=1, max_size=5),
     seed=st.integers(0, 99),
 )
-def test_all_at_once_equals_one_by_one(size, places, seed):
+def test_all_at_once_equals_one_by_one(sample, size, places, seed):
     images = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
-    found = bilinear_sample(images[None], points(*places))[0, :, 0]  # 2×P
+    found = sample(images[None], points(*places))[0, :, 0]  # 2×P
     expected = [[bilinear_sample_by_hand(im, y, x) for y, x in places] for im in images]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
-def test_agrees_with_scipy():
+@both_ways
+def test_agrees_with_scipy(sample):
     rng = np.random.default_rng(0)
     image, where = rng.random((7, 11)), rng.uniform(-3, 13, (2, 5, 6))
-    found = bilinear_sample(torch.from_numpy(image)[None, None], torch.from_numpy(where)[None])
+    found = sample(torch.from_numpy(image)[None, None], torch.from_numpy(where)[None])
     expected = map_coordinates(image, where, order=1, mode="nearest")
     np.testing.assert_allclose(found[0, 0], expected, atol=1e-12)
 
 
-def test_a_plane_is_reproduced_exactly_between_its_pixels():
+@both_ways
+def test_a_plane_is_reproduced_exactly_between_its_pixels(sample):
     """The weights sum to one and their centre of mass is the point itself."""
     rows, columns = pixel_positions(6, 9)
     plane = (2 * rows - 3 * columns + 1)[None, None].double()
     where = torch.rand(1, 2, 4, 4, dtype=torch.float64) * torch.tensor([5.0, 8]).view(1, 2, 1, 1)
     expected = 2 * where[:, :1] - 3 * where[:, 1:] + 1
-    torch.testing.assert_close(bilinear_sample(plane, where), expected)
+    torch.testing.assert_close(sample(plane, where), expected)
 
 
-def test_the_slope_at_the_worked_point():
+@both_ways
+def test_the_slope_at_the_worked_point(sample):
     where = points((0.3, 0.7)).requires_grad_()
     image = EXAMPLE.clone().requires_grad_()
-    bilinear_sample(image[None, None], where).backward()
+    sample(image[None, None], where).backward()
     down, right = where.grad.flatten().tolist()
     assert right == pytest.approx(0.7 * (8 - 1) + 0.3 * (2 - 4), abs=1e-4)  # 4.3
     assert down == pytest.approx(0.3 * (4 - 1) + 0.7 * (2 - 8), abs=1e-4)  # −3.3
