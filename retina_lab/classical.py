@@ -9,7 +9,7 @@ threshold from training images, as for every other method.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -70,27 +70,45 @@ def standardised(response: np.ndarray, fov: np.ndarray) -> np.ndarray:
 def frangi(sample: FundusSample) -> np.ndarray:
     """The vesselness of Frangi et al. (1998): where the image curves like a tube.
 
-    For σ of 1, 1.5, 2, 3 and 4 pixels the eigenvalues of the Hessian, times σ² (γ = 1 in
-    equation 2), so that wide vessels are not weighed down; of those |λ₁| ≤ |λ₂| the vesselness of
-    equation 15 with β = ½ and c half of the largest norm; the largest of the five. scikit-image's
-    filter of this name leaves σ² out (its issue 7711), so that the smallest scale always wins.
+    See :func:`vesselness`; σ is 1, 1.5, 2, 3 and 4 pixels.
 
     Returns:
         (H, W) ``float32`` in [0, 1].
     """
-    image, best = inverted_green(sample), np.zeros(sample.size)
-    for sigma in scale_of(sample) * np.array([1.0, 1.5, 2.0, 3.0, 4.0]):
+    sigmas = scale_of(sample) * np.array([1.0, 1.5, 2.0, 3.0, 4.0])
+    response = vesselness(inverted_green(sample), sample.fov, sigmas)
+    # a few pixels have by far the largest values: the logarithm lets the others be told apart
+    return as_map(np.log(response + 1e-9), sample.fov)
+
+
+def vesselness(image: np.ndarray, fov: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
+    """How much an image looks like a bright tube, at the scale where it does most.
+
+    The eigenvalues of the Hessian at each σ, times σ² (γ = 1 in equation 2 of Frangi et al.), so
+    that wide vessels are not weighed down; of those, |λ₁| ≤ |λ₂|, the vesselness of equation 15
+    with β = ½ and c half of the largest norm in the field of view; the largest over the scales.
+    scikit-image's filter of this name leaves σ² out (its issue 7711), and the smallest scale wins.
+
+    Args:
+        image: (H, W), vessels bright.
+        fov: (H, W) ``bool``.
+        sigmas: in pixels.
+
+    Returns:
+        (H, W) in [0, 1].
+    """
+    best = np.zeros(image.shape)
+    for sigma in sigmas:
         hessian = hessian_matrix(image, sigma, mode="nearest", use_gaussian_derivatives=True)
         values = sigma**2 * hessian_matrix_eigvals(hessian)  # 2×H×W
         along, across = np.take_along_axis(values, np.abs(values).argsort(axis=0), axis=0)
         norm = np.hypot(along, across)
-        c = norm[sample.fov].max() / 2
+        c = norm[fov].max() / 2
         if c > 1e-9:  # an even field has none
             blob = along / np.where(across == 0, 1, across)
             tube = np.exp(-2 * blob**2) * (1 - np.exp(-(norm**2) / (2 * c**2)))
             best = np.maximum(best, np.where(across < 0, tube, 0))  # bright ridges bend down
-    # a few pixels have by far the largest values: the logarithm lets the others be told apart
-    return as_map(np.log(best + 1e-9), sample.fov)
+    return best
 
 
 def matched_kernels(sigma: float, length: float, angles: int = 12) -> list[np.ndarray]:

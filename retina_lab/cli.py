@@ -461,7 +461,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("pixel", "patch-1", "patch-2", "image", "multi-scale-cam"),
         help="a discriminator to train against, by the rules of its paper",
     )
-    train.add_argument("--augmentation", default="standard", choices=POLICIES)
+    train.add_argument("--augmentation", default="light", choices=POLICIES)
     train.add_argument("--normalisation", default="local", choices=NORMALISATIONS)
     train.add_argument("--crop", type=int, default=192, help="side in pixels; 0: whole images")
     train.add_argument(

@@ -245,7 +245,11 @@ EQUAL_BUDGET_MODELS = (
     "small-du-net-9",
 )
 # At the photograph's own scale local normalisation would see a wide vessel as its surroundings.
+STANDARD = (("augmentation", "standard"),)
+"""In a few minutes ``light`` teaches a small network more; where rivals are compared or trainings
+are long, all have the wider policy."""
 SLIDES = {
+    **dict(STANDARD),
     "crop": None, "batch_size": 2, "lr": 1e-3, "loss": "bce + dice", "widest": 2000,
     "normalisation": "zscore", "weight_decay": 0.0,
 }  # fmt: skip
@@ -256,6 +260,7 @@ M_CAM_GAN = {
     "augmentation": "strong", "adversary": "multi-scale-cam",
 }  # fmt: skip
 W_NET = {
+    **dict(STANDARD),
     "crop": None, "batch_size": 4, "lr": 1e-2, "weight_decay": 0.0, "loss": "bce", "widest": 512,
     "normalisation": "none", "schedule": "cycles", "checks": 20,
 }  # fmt: skip
@@ -313,6 +318,14 @@ CLASS = {
     for seed in range(3)
 }
 """The default network after five minutes, which other cells start from."""
+
+EQUAL_BUDGET = {
+    (data, seed): [
+        Cell(model, *data, "4m", seed, options=STANDARD) for model in EQUAL_BUDGET_MODELS
+    ]
+    for data, seed in ((DRIVE, 0), (CHASE, 0), (DRIVE, 1))
+}
+"""Every architecture at about 120,000 parameters and the same four minutes."""
 
 CLDICE = [
     Cell(
@@ -383,10 +396,7 @@ GRIDS: dict[str, list[AnyCell]] = {
             Combination("small-unet, three seeds", tuple(CLASS[data, seed] for seed in range(3)))
             for data in (DRIVE, CHASE)
         ),
-        *(
-            Combination("ten networks", tuple(Cell(m, *data, "4m", 0) for m in EQUAL_BUDGET_MODELS))
-            for data in (DRIVE, CHASE)
-        ),
+        *(Combination("ten networks", tuple(EQUAL_BUDGET[data, 0])) for data in (DRIVE, CHASE)),
     ],
     # Vessels in one piece: by the loss, or by cleaning up.
     "connected": [
@@ -398,14 +408,10 @@ GRIDS: dict[str, list[AnyCell]] = {
         *(Combination("small-unet soft-clDice, cleaned", (cell,), cleaned=True) for cell in CLDICE),
     ],
     # Every architecture at about 120,000 parameters and the same four minutes.
-    "equal-budget": [
-        Cell(model, *data, "4m", seed)
-        for data, seed in ((DRIVE, 0), (CHASE, 0), (DRIVE, 1))
-        for model in EQUAL_BUDGET_MODELS
-    ],
+    "equal-budget": [cell for cells in EQUAL_BUDGET.values() for cell in cells],
     # MI-GAN's question at class size: is a network better for having had an opponent?
     "adversaries": [
-        Cell("small-unet", *DRIVE, "4m", seed, options=options)
+        Cell("small-unet", *DRIVE, "4m", seed, options=(*STANDARD, *options))
         for seed in range(2)
         for options in ((), *((("adversary", name),) for name in ADVERSARIES))
     ],

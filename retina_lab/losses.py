@@ -111,6 +111,8 @@ def focal_loss(
     minus_log_pt = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     # 1 − p_t = σ(−x) for y = 1 and σ(x) for y = 0.
     one_minus_pt = torch.sigmoid(logits * (1 - 2 * target))
+    # 0^γ has an infinite slope for γ < 1, which times 0 would be NaN
+    one_minus_pt = one_minus_pt.clamp(min=torch.finfo(one_minus_pt.dtype).tiny)
     alpha_t = alpha * target + (1 - alpha) * (1 - target)
     return _mean_in_fov(alpha_t * one_minus_pt**gamma * minus_log_pt, fov)
 

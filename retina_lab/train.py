@@ -333,7 +333,7 @@ def fit(
     seed: int = 0,
     out: str | os.PathLike | None = None,
     loss: str = "bce + dice",
-    augmentation: str | Augmentation = "standard",
+    augmentation: str | Augmentation = "light",
     normalisation: str = "local",
     crop: int | None = 192,
     widest: int = 600,

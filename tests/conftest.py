@@ -47,3 +47,12 @@ def folder(tmp_path_factory):
         Image.fromarray(sample.vessels).save(root / f"vessels/eye{seed}.png")
         Image.fromarray(sample.fov).save(root / f"mask/eye{seed}.png")
     return root
+
+
+def assert_every_weight_learns(network):
+    """After a backward pass: every gradient is finite, and no weight is cut off from the loss."""
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if "weight" in name:
+            assert parameter.grad.abs().sum() > 0, name

@@ -11,6 +11,7 @@ from retina_lab.classical import (
     inverted_green,
     line_kernel,
     matched_kernels,
+    vesselness,
 )
 from retina_lab.datasets import FundusSample, open_split
 from retina_lab.evaluate import choose_threshold, evaluate_maps
@@ -44,14 +45,14 @@ def test_a_bar_is_found_in_every_direction(name, angle):
     assert found[on].min() > found[away].max()
 
 
-def test_a_wide_vessel_is_seen_by_its_axis():
-    """A filter in which the smallest scale always wins would see two edges."""
-    sample = striped(0.5, width=10, side=540)
-    found = CLASSICAL["frangi"](sample)
-    rows, columns = np.mgrid[:540, :540] - 270
-    distance = np.abs(rows * np.cos(0.5) + columns * np.sin(0.5))
-    middle = np.hypot(rows, columns) < 180
-    assert found[middle & (distance <= 1)].min() > found[middle & (abs(distance - 4) < 0.5)].max()
+@pytest.mark.parametrize("width", [2, 5, 8])
+def test_a_vessel_of_any_width_is_seen_by_its_axis(width):
+    """A filter in which the smallest scale always wins would see the two edges of a wide one."""
+    sample = striped(0.0, width=width, side=240)
+    found = vesselness(inverted_green(sample), sample.fov, [1, 1.5, 2, 3, 4])
+    across = found[120 - width : 121 + width, 120]
+    assert across.argmax() == width
+    assert across[width] > 0.5
 
 
 def test_the_black_border_is_continued_from_inside():

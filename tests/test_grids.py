@@ -100,9 +100,12 @@ def test_the_commands_ask_for_what_the_grid_runs(name):
 
 def test_every_full_size_network_has_its_papers_settings():
     small = {name for name in MODELS if name.startswith(("small-", "medium-", "tiny-"))}
-    assert set(grids.PAPERS) == set(MODELS) - small
+    assert set(grids.PAPERS) | set(grids.PAPERS_CHASE) == set(MODELS) - small
     names = [cell.name for cell in GRIDS["papers"]]
-    assert len(names) == 3 * 3 * (len(grids.PAPERS) - 1) + 3 * 2 * 4
+    assert len(names) == 3 * (2 * len(grids.PAPERS) + len(grids.PAPERS_CHASE)) + 3 * 2 * 4
+    # the steps of an ablation are trained alike
+    for papers in (grids.PAPERS, grids.PAPERS_CHASE):
+        assert len({str(papers[name]) for name in papers if name.startswith("rsan")}) == 1
 
 
 def test_unknown_grids_are_refused():

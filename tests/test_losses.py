@@ -68,6 +68,14 @@ def test_focal_by_hand(p, y, alpha, gamma, expected):
     assert value.item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_has_a_gradient_where_the_network_is_sure(gamma):
+    logits = torch.tensor([[[[-200.0, 200.0, 0.0]]]], requires_grad=True)
+    focal_loss(logits, torch.tensor([[[[0.0, 1.0, 1.0]]]]), gamma=gamma).backward()
+    assert logits.grad.isfinite().all()
+    assert logits.grad[..., 2].item() < 0
+
+
 def test_focal_agrees_with_monai():
     monai = pytest.importorskip("monai.losses")
     generator = torch.Generator().manual_seed(0)

@@ -152,5 +152,5 @@ def test_resized_labels_lie_where_the_photograph_shows_them(factor):
         return np.array([(plane * y).sum(), (plane * x).sum()]) / plane.sum()
 
     np.testing.assert_allclose(
-        middle(batch["vessels"][0, 0].numpy()), middle(batch["image"][0, 1].numpy()), atol=0.1
+        middle(batch["vessels"][0, 0].numpy()), middle(batch["image"][0, 1].numpy()), atol=0.3
     )

@@ -102,7 +102,8 @@ def test_the_table_says_what_the_files_say():
         "mode_collapse": True,
         "kernel_distance": {"made": 0.5, "control": 0.01},
         "agreement": {"made": 0.6, "control": 0.8},
-        "training": {
+        "training": {"dataset": "x"}
+        | {
             diet: {"photographs": 3, "dice": {"0": 0.5, "1": 0.7, "2": 0.6}}
             for diet in ("real", "synthetic", "real + synthetic")
         },

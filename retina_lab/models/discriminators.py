@@ -1,4 +1,7 @@
-"""Discriminators: is this vessel map an observer's or a network's? (V-GAN, MI-GAN, M-CAM-GAN)
+"""Discriminators: is this vessel map an observer's or a network's?
+
+V-GAN: Son, Park and Jung 2017, arXiv:1706.09318. MI-GAN: Iqbal and Ali 2018. M-CAM-GAN: Yang et
+al. 2021.
 
 All of them take the photograph and a vessel map, stacked, and return a tuple of verdicts: maps
 of numbers, large for "real". They differ in how much each verdict sees.
@@ -113,6 +116,8 @@ class Patch2Discriminator(Discriminator):
 
 class Patch1Discriminator(Discriminator):
     """A verdict for every 64th pixel, on 537×537 pixels: 10×10 verdicts on 640×640 (V-GAN).
+
+    Named as in MI-GAN's table 1; V-GAN's code calls this one patch2 and the other patch1.
 
     Args:
         width: channels of the first of five stages.

@@ -67,9 +67,9 @@ class PFF(nn.Module):
 
     def __init__(self, widths: Sequence[int], dropout: float = 0.0):
         super().__init__()
-        channels = widths[-1]
-        if len(widths) != 4 or channels < 8 or channels % 8:
+        if len(widths) != 4 or widths[-1] < 8 or widths[-1] % 8:
             raise ValueError(f"PFF fuses four maps, the last of 8, 16, … channels, not {widths}")
+        channels = widths[-1]
         shares = (channels // 8, channels // 8, channels // 4, channels // 2)
         self.reduce = nn.ModuleList(
             conv_norm_relu(width, share, 1, bias=False)

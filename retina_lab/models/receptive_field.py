@@ -180,7 +180,7 @@ def input_gradient(
     Returns:
         (H, W) ``float64``, ≥ 0, summed over the channels of input and output.
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         image = image.detach().clone().requires_grad_()
@@ -188,7 +188,8 @@ def input_gradient(
         row, column = at or (output.shape[-2] // 2, output.shape[-1] // 2)
         (gradient,) = torch.autograd.grad(output[0, :, row, column].sum(), image)
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     return gradient[0].abs().sum(dim=0).double().cpu().numpy()
 
 
@@ -198,7 +199,9 @@ class _MeanForMaximum(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if function in (F.max_pool2d, torch.max_pool2d):
-            kwargs.pop("dilation", None), kwargs.pop("return_indices", None)
+            if kwargs.pop("dilation", 1) not in (1, (1, 1), [1, 1]):
+                raise ValueError("dilated max-pooling cannot be measured by gradients")
+            kwargs.pop("return_indices", None)
             return F.avg_pool2d(*args[:4], **kwargs)
         if function in (torch.amax, torch.Tensor.amax):
             return torch.mean(*args, **kwargs)

@@ -16,6 +16,7 @@ from retina_lab.models.autoencoder import (
     TreeEncoder,
     kl_divergence,
 )
+from tests.conftest import assert_every_weight_learns
 
 
 def channels(module, kind):
@@ -113,4 +114,4 @@ def test_every_weight_learns():
     model = TreeAutoencoder(32, 4, 8)
     logits, _, mean, log_variance = model(torch.rand(3, 1, 32, 32))
     (logits.square().mean() + kl_divergence(mean, log_variance)).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert_every_weight_learns(model)

@@ -381,7 +381,8 @@ def test_coordinates_stay_in_float32_under_autocast():
     layer = constant_offsets(0, 0.4)
     with torch.autocast("cpu", torch.bfloat16):
         moved = layer(with_ones(ramp))[0, 0]
-    assert layer.offsets(with_ones(ramp)).dtype == torch.float32
+        assert layer.conv(with_ones(ramp)).dtype == torch.bfloat16
+        assert layer.offsets(with_ones(ramp)).dtype == torch.float32
     assert moved.dtype == torch.float32
     torch.testing.assert_close(moved[1, :599], ramp[1, :599] + 0.4, atol=2e-3, rtol=0)
     assert torch.tensor(500.4, dtype=torch.bfloat16).item() == 500

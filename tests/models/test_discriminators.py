@@ -17,6 +17,7 @@ from retina_lab.models.receptive_field import (
     receptive_field,
     view_by_formula,
 )
+from tests.conftest import assert_every_weight_learns
 
 
 def pair(height, width, count=1):
@@ -155,7 +156,7 @@ def test_the_gradient_reaches_the_map_and_every_weight(name):
     vessels.requires_grad_()
     sum(v.square().mean() for v in discriminator(image, vessels)).backward()
     assert vessels.grad.abs().sum() > 0
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in discriminator.parameters())
+    assert_every_weight_learns(discriminator)
 
 
 @pytest.mark.parametrize("name", DISCRIMINATORS)

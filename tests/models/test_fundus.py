@@ -6,6 +6,7 @@ import torch.nn as nn
 
 from retina_lab.models.fundus import FundusGenerator, PairDiscriminator
 from retina_lab.models.receptive_field import field_by_formula
+from tests.conftest import assert_every_weight_learns
 
 SMALL = {"size": 32, "widths": (4, 8, 8)}
 
@@ -74,4 +75,4 @@ def test_every_weight_learns():
     tree = torch.rand(2, 1, 32, 32)
     judge(tree, generator(tree, torch.randn(2, 4)))[0].square().mean().backward()
     for network in (generator, judge):
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        assert_every_weight_learns(network)

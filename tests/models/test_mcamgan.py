@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from retina_lab.models import LinearAttention, MCAMGenerator, build_model, count_parameters
+from tests.conftest import assert_every_weight_learns
 
 
 def attention(channels=6, heads=2, features=3):
@@ -93,7 +94,7 @@ def test_the_small_one_is_as_large_as_the_others():
 def test_every_weight_learns_and_evaluation_is_deterministic():
     model = MCAMGenerator((4, 6, 8))
     model(torch.randn(2, 3, 16, 16)).square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert_every_weight_learns(model)
     other = MCAMGenerator((4, 6, 8)).eval()
     other.load_state_dict(model.eval().state_dict())
     x = torch.randn(1, 3, 20, 12)
