@@ -8,11 +8,14 @@ is from the labels, as always, and how well the discriminator sees through it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from retina_lab.loop import step_seed
 from retina_lab.losses import deeply_supervised
@@ -122,6 +125,25 @@ def share_called_real(verdicts: tuple[torch.Tensor, ...], kind: str = "bce") -> 
     return float(torch.stack([(v > border).float().mean() for v in verdicts]).mean())
 
 
+@contextmanager
+def only_judging(network: nn.Module) -> Iterator[None]:
+    """The generator's turn: the gradient passes through a discriminator and leaves no trace in it.
+
+    Its weights get no gradient, and BatchNorm, which normalises by the batch, does not count this
+    batch into its running averages: they would hold more fakes than photographs.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    network.requires_grad_(False)
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
+        for norm in norms:
+            norm.track_running_stats = True
+
+
 class AdversarialTraining(Training):
     """Generator and discriminator in turn. Made by ``fit(…, adversary=…)``.
 
@@ -169,10 +191,8 @@ class AdversarialTraining(Training):
                 "fake_called_real": share_called_real(fake, self.rules.loss),
             }
 
-        judge.requires_grad_(False)  # the gradient passes through it, and stops at its weights
-        with self.fabric.autocast():
+        with only_judging(judge), self.fabric.autocast():
             verdicts = judge.module(image, drawn)
-        judge.requires_grad_(True)
         fooled = adversarial_loss(verdicts, True, self.rules.loss)
         loss = deeply_supervised(self.criterion, outputs, vessels, fov)
         self.follow(loss + self.rules.weight * fooled, "network")

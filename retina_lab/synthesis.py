@@ -28,7 +28,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from retina_lab.adversarial import adversarial_loss, share_called_real
+from retina_lab.adversarial import adversarial_loss, only_judging, share_called_real
 from retina_lab.loop import (
     RECORD,
     Loop,
@@ -277,10 +277,8 @@ class SynthesisTraining(Loop):
                 f"{name}_real": share_called_real(says_real, kind),
                 f"{name}_fake": share_called_real(says_fake, kind),
             }
-        judge.requires_grad_(False)  # the gradient passes through it, and stops at its weights
-        with self.fabric.autocast():
+        with only_judging(judge), self.fabric.autocast():
             verdicts = _verdicts(judge.module(*fake))
-        judge.requires_grad_(True)
         return {"fooled": adversarial_loss(verdicts, True, kind), **report}
 
     @staticmethod

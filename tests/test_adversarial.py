@@ -5,6 +5,8 @@ import math
 import pandas as pd
 import pytest
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from retina_lab.adversarial import (
@@ -120,6 +122,24 @@ def test_who_moves_when(made_samples, steps, monkeypatch):
     rules = Adversary("pixel", generator_steps=steps, width=2)
     fit("tiny-unet", made_samples[:2], epochs=6, adversary=rules, **QUICK)
     assert "".join(moves) == {1: "an" * 6, 2: "nan" * 3, 3: "nnan" * 2}[steps]
+
+
+def test_the_generators_turn_leaves_no_trace_in_the_discriminator(made_samples):
+    """Its BatchNorms count the batches of its own turns, one real and one fake, and no others."""
+    run = fit("tiny-unet", made_samples[:2], epochs=4, adversary="image", **{**QUICK, "crop": 64})
+    norms = [m for m in run.adversary.modules() if isinstance(m, nn.BatchNorm2d)]
+    turns = run.history["discriminator"].notna().sum()
+    assert 0 < turns < 4
+    assert {int(norm.num_batches_tracked) for norm in norms} == {2 * turns}
+    assert all(norm.track_running_stats for norm in norms)
+    assert all(p.requires_grad for p in run.adversary.parameters())
+
+
+def test_a_verdict_in_half_precision_is_averaged_in_single():
+    verdict = torch.full((1, 1, 64, 64), 0.3).bfloat16()
+    loss = adversarial_loss((verdict,), True)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(F.softplus(-verdict[0, 0, 0, 0].float()).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("stop_at", [1, 3])
