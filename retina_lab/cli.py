@@ -318,9 +318,9 @@ def _submit(args: argparse.Namespace) -> int:
     run = load_run(args.run)
     split = open_split("drive", "official")
     _warn_of_leak(run, split)
+    how = {"tta": args.tta, "window": args.window, "device": args.device}
     vessels = {
-        sample.name: binarise(predict(run, sample, tta=args.tta, device=args.device), run.threshold)
-        for sample in split.test
+        sample.name: binarise(predict(run, sample, **how), run.threshold) for sample in split.test
     }
     write_submission(args.out, vessels, args.overwrite)
     print(

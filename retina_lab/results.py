@@ -160,7 +160,7 @@ def frame(rows: Iterable[Scored], region: str = "fov") -> pd.DataFrame:
         A row each with ``grid``, ``kind``, ``label``, ``model``, ``adversary`` ("" for none),
         ``dataset`` and ``split`` (scored on), ``trained_on``, ``seed``, ``length``,
         ``budget_seconds`` or ``epochs``, ``parameters``, ``steps``, ``train_seconds``,
-        ``threshold``, ``dice_low`` and ``dice_high`` (95 % bootstrap interval over images), and
+        ``threshold``, ``dice_low`` and ``dice_high`` (95 % bootstrap interval over persons), and
         every metric of :data:`retina_lab.evaluate.METRICS`: pooled over the pixels, or the mean
         over images where pooling has no meaning. Unknown is NaN.
     """
