@@ -103,8 +103,8 @@ def refuse_strangers(cell: Cell, run: Run) -> None:
     for grid in (name for name, cells in GRIDS.items() if cell in cells):
         path = results_folder(grid) / f"{cell.name}.json"
         if path.exists():
-            told = json.loads(path.read_text(encoding="utf-8"))["training"]["weights"]
-            if told != about_training(run)["weights"]:
+            told = json.loads(path.read_text(encoding="utf-8")).get("training", {})
+            if told.get("weights") != about_training(run)["weights"]:
                 raise LeftOut(f"{path.name} is of another training than {run.out}; repeat it")
 
 
@@ -149,17 +149,15 @@ def on_first_process(work: Callable[[], Any]) -> Any:
     Raises:
         LeftOut: in all processes, if it fails in the first.
     """
-    import torch
-
-    from retina_lab.evaluate import EvaluationError
     from retina_lab.loop import agree, is_first_process
 
     found = problem = None
     if is_first_process():
         try:
             found = work()
-        except (EvaluationError, ValueError, torch.OutOfMemoryError) as error:
-            traceback.print_exc()
+        except (ValueError, RuntimeError, OSError) as error:  # out of memory is a RuntimeError
+            if not isinstance(error, LeftOut):
+                traceback.print_exc()
             problem = str(error) or type(error).__name__
     if (problem := agree(problem)) is not None:
         raise LeftOut(problem)
@@ -204,10 +202,10 @@ def measure_combination(
 
     learned_from, tests = look_up(cell)
     members = [train_cell(member, runs, device, devices) for member in cell.members]
-    for member, run in zip(cell.members, members, strict=True):
-        refuse_strangers(member, run)
 
     def report() -> dict[str, Any]:
+        for member, run in zip(cell.members, members, strict=True):
+            refuse_strangers(member, run)
         samples_known = list(learned_from)
         known = average_maps(members, samples_known, tta=False, device=device)
         threshold = choose_threshold(samples_known, known)
@@ -399,6 +397,8 @@ def run_grid(
         KeyboardInterrupt: if a training was interrupted; the grid can be continued.
         UnknownCell: if none is called so.
     """
+    import torch
+
     from retina_lab.datasets import DatasetError
     from retina_lab.loop import TrainingError, agree, write_atomically
 
@@ -420,6 +420,8 @@ def run_grid(
         except (ValueError, RuntimeError, OSError) as error:  # out of memory is a RuntimeError
             # What cannot be measured today must not keep the others from it.
             if not isinstance(error, DatasetError | TrainingError | LeftOut):
+                if torch.distributed.is_initialized() and not isinstance(error, ValueError):
+                    raise  # of one process alone: the others wait for it and must be ended
                 traceback.print_exc()
             reason = (str(error) or type(error).__name__).splitlines()[0]
             left_out.append(f"{cell.name}: {reason}")

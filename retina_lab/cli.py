@@ -99,6 +99,7 @@ def _pairs(args: argparse.Namespace, samples):
 
 
 def _train_synthesis(args: argparse.Namespace) -> int:
+    from retina_lab.datasets import open_dataset
     from retina_lab.models.autoencoder import halvings
     from retina_lab.synthesis import BANNER, find_recipe, fit_synthesis
 
@@ -113,7 +114,7 @@ def _train_synthesis(args: argparse.Namespace) -> int:
         judge = load_vgg19(args.vgg19)
         print(f"VGG-19: {judge.origin}")
         if args.styles is not None:
-            photographs = list(_learned(args.styles, None))
+            photographs = list(open_dataset(args.styles))  # pictures only, no labels
             empty = {s.name: np.zeros(s.size, bool) for s in photographs}
             styles = make_pairs(photographs, args.size, empty, "none").image
     run = fit_synthesis(

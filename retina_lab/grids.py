@@ -244,10 +244,10 @@ EQUAL_BUDGET_MODELS = (
     "small-du-net",
     "small-du-net-9",
 )
-# At the photograph's own scale local normalisation would see a wide vessel as its surroundings.
 STANDARD = (("augmentation", "standard"),)
 """In a few minutes ``light`` teaches a small network more; where rivals are compared or trainings
 are long, all have the wider policy."""
+# At the photograph's own scale local normalisation would see a wide vessel as its surroundings.
 SLIDES = {
     **dict(STANDARD),
     "crop": None, "batch_size": 2, "lr": 1e-3, "loss": "bce + dice", "widest": 2000,
@@ -257,6 +257,7 @@ RSAN = {**SLIDES, "loss": "bce"}
 V_GAN = {**SLIDES, "lr": 2e-4, "loss": "bce"}
 M_CAM_GAN = {
     "crop": 512, "batch_size": 2, "lr": 2e-4, "loss": "focal", "widest": 2000,
+    "normalisation": "zscore", "weight_decay": 0.0,
     "augmentation": "strong", "adversary": "multi-scale-cam",
 }  # fmt: skip
 W_NET = {

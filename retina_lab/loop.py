@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CHECKPOINT, RECORD, LOCK = "checkpoint.pt", "run.json", ".lock"
+RULES = 2
+"""Raised when equal settings end in other weights than before, so that no old run passes for a
+new one. 2: last weights; labels that lie where a reduced photograph shows them."""
 LATER = {"schedule": "linear", "adversary": None, "rules": 1}
 """Settings that older runs do not name, and what they had in their place."""
 LONGEST_WAIT = timedelta(hours=12)

@@ -840,7 +840,7 @@ def plot_history(histories) -> Figure:
             marker = "o" if len(known) < 3 else ""
             text = name
             if column == "val_dice" and len(known):
-                end = known.iloc[-1]  # its weights are kept
+                end = known.iloc[-1]
                 text = f"{name}  in the end {end[column]:.3f}".strip()
                 axes.plot(end["epoch"], end[column], "o", color=CYCLE[index % len(CYCLE)])
             axes.plot(

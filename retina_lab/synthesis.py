@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from retina_lab.adversarial import adversarial_loss, only_judging, share_called_real
 from retina_lab.loop import (
     RECORD,
+    RULES,
     Loop,
     StopAfterStep,
     TrainingError,
@@ -573,6 +574,7 @@ def fit_synthesis(
         "precision": precision,
         "gradient_clip": None,
         "judge": getattr(judge, "origin", None) if recipe.style else None,
+        "rules": RULES,
     }
     out = Path(out) if out is not None else None
     with ExitStack() as held:

@@ -221,13 +221,14 @@ def judge_plan(
         trees = draw_trees(run, random_codes(run, number, seed=1))[:, 0].numpy()
         report |= judge_trees(trees, learned, run.fov)
     else:
+        maker = find_synthesis(plan.trees)
         report |= {"trees": plan.trees, "trees_weights": shipped[plan.trees]["sha256"]}
         # As many of each grade as among those it is compared with.
         grade = None
         if run.grades:
             chosen = np.random.default_rng(1).integers(len(learned), size=number)
             grade = [learned.grades[i] for i in chosen]
-        made = make_samples(run, number, seed=1, trees=find_synthesis(plan.trees), grade=grade)
+        made = make_samples(run, number, seed=1, trees=maker, grade=grade)
         report |= judge_photographs(made, learned)
         report["training"] = use_for_training(plan, made, budget, seeds, device)
     return {**report, "banner": BANNER, "versions": versions(), "cores": os.cpu_count()}
@@ -350,10 +351,12 @@ def compare_diets(
     found: dict[str, Any] = {}
     for diet, samples in diets.items():
         scores: dict[str, float | None] = dict.fromkeys(map(str, seeds))
+        # One name for all: the network is at home with its whole diet, and so is its threshold.
+        one_origin = [replace(s, dataset="diet") for s in samples]
         anything = any((s.vessels & s.fov).any() for s in samples)
         for seed in seeds if anything else ():
             run = fit(
-                "small-unet", samples, budget=budget, seed=seed, crop=min(96, *test[0].size),
+                "small-unet", one_origin, budget=budget, seed=seed, crop=min(96, *test[0].size),
                 device=device, progress=False,
             )  # fmt: skip
             if run.interrupted:
@@ -478,6 +481,19 @@ def _markdown(frame: pd.DataFrame, corner: str) -> str:
     return "\n".join(lines)
 
 
+def named(only: str, plans: Sequence[Planned]) -> list[Planned]:
+    """Those of the plans whose name contains ``only``.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    chosen = [plan for plan in plans if only in plan.name]
+    if not chosen:
+        names = ", ".join(plan.name for plan in plans)
+        raise ValueError(f"no model is called like {only!r}; there are: {names}")
+    return chosen
+
+
 def chosen_plans(only: str = "", papers: bool = False) -> list[Planned]:
     """The planned models whose name contains ``only``.
 
@@ -485,11 +501,7 @@ def chosen_plans(only: str = "", papers: bool = False) -> list[Planned]:
         ValueError: if there is none.
         DatasetError: if what one of them learns from is not here.
     """
-    plans = PAPERS if papers else PLAN
-    chosen = [plan for plan in plans if only in plan.name]
-    if not chosen:
-        names = ", ".join(plan.name for plan in plans)
-        raise ValueError(f"no model is called like {only!r}; there are: {names}")
+    chosen = named(only, PAPERS if papers else PLAN)
     for plan in chosen:
         for dataset, _ in () if isinstance(plan.data, str) else plan.data:
             open_dataset(dataset)  # rather now than after hours
@@ -524,7 +536,7 @@ def main(argv: list[str] | None = None) -> int:
                 except (ValueError, RuntimeError, OSError) as error:
                     failed.append(f"{plan.name}: {error}")
         elif args.verb == "judge":
-            chosen_plans(args.only)
+            named(args.only, PLAN)
             done, failed = judge_all(args.only, device=args.device)
             print(f"judged: {', '.join(done) or 'nothing that was not judged before'}")
         else:

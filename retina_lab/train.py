@@ -30,6 +30,7 @@ from retina_lab.datasets.layouts import FundusDataset
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.loop import (
     MIXED,
+    RULES,
     Loop,
     StopAfterStep,
     TrainingError,
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
 
 HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
 SCHEDULES = ("linear", "cycles")
-RULES = 2
-"""Raised when equal settings end in other weights than before, so that no old run passes for a
-new one. 2: last weights; labels that lie where a reduced photograph shows them."""
 
 
 @dataclass
@@ -92,9 +90,11 @@ class Run:
 
     @property
     def val_dice(self) -> float:
-        """Dice on the validation images at the last check; NaN if there was none."""
+        """Dice on the validation images of the weights that are kept; NaN if there are none."""
         seen = self.history["val_dice"].dropna()
-        return float(seen.iloc[-1]) if len(seen) else math.nan
+        if not len(seen):
+            return math.nan
+        return float(seen.max() if self.settings["schedule"] == "cycles" else seen.iloc[-1])
 
 
 class CropSampler:
@@ -392,7 +392,8 @@ def fit(
             SLURM the launcher's number is used. What the first process returns is written; the
             others' networks may differ in BatchNorm's averages.
         precision: ``"auto"`` or one of fabric's, such as ``"32-true"``, ``"bf16-mixed"``.
-        threshold: choose the threshold on ``train`` and ``val`` at the end.
+        threshold: choose the threshold at the end, on ``val`` and on the images of ``train`` that
+            are at home.
         adversary: a discriminator to train against, by name (``"pixel"``, ``"patch-1"``,
             ``"patch-2"``, ``"image"``, ``"multi-scale-cam"``) or with its rule; see
             :class:`retina_lab.adversarial.Adversary`. Its weights go to

@@ -135,6 +135,9 @@ def test_a_run_must_be_the_one_whose_scores_are_known(grid, monkeypatch):
     monkeypatch.setattr(benchmark, "about_training", lambda _: {"weights": "others"})
     with pytest.raises(LeftOut, match="is of another training than"):
         benchmark.refuse_strangers(CELLS[0], run)
+    (grid / f"{CELLS[0].name}.json").write_text("{}")  # that does not say of which
+    with pytest.raises(LeftOut, match="is of another training than"):
+        benchmark.refuse_strangers(CELLS[0], run)
 
 
 def test_a_failure_of_the_first_process_is_heard_by_all(monkeypatch):

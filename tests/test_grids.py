@@ -50,7 +50,7 @@ def test_cells_that_share_a_run_are_the_same_training():
             for one in cell.members if isinstance(cell, Combination) else [cell]:
                 if isinstance(one, Cell):
                     settings = (one.model, one.dataset, one.split, one.length, one.seed, one.also)
-                    same = (*settings, tuple(sorted(map(str, one.options))))
+                    same = (*settings, one.val, tuple(sorted(map(str, one.options))))
                     assert trainings.setdefault(one.name, same) == same
 
 
@@ -94,6 +94,7 @@ def test_the_commands_ask_for_what_the_grid_runs(name):
             cell.model, cell.dataset, cell.split, cell.seed,
         )  # fmt: skip
         assert asked["also"] == [f"{dataset}@{split}" for dataset, split in cell.also]
+        assert asked["val"] == cell.val
         for option, value in {**cell.how_long, **dict(cell.options)}.items():
             assert asked[option] == value, option
 

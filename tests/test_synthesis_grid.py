@@ -178,6 +178,7 @@ def test_one_that_fails_does_not_stop_the_others(own_folders, monkeypatch, capsy
 
 def test_what_is_missing_is_named_before_anything_is_trained(own_folders, monkeypatch, capsys):
     monkeypatch.setenv("RETINA_LAB_DATA", str(own_folders))
+    monkeypatch.setattr("retina_lab.datasets.layouts.project_root", lambda: own_folders)
     absent = Planned("pix2pix", (("messidor", ""),), "1s")
     monkeypatch.setattr(synthesis_grid, "PLAN", (TREES, absent))
     monkeypatch.setattr(synthesis_grid, "run_plan", lambda *_: pytest.fail("it trains"))
