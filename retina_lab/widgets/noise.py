@@ -74,10 +74,12 @@ def describe_noise(run: SynthesisRun, tree: torch.Tensor, power: float, seed: in
     tints = painted[:, run.fov].mean(axis=1)  # 4×3, the mean colours
     spread = painted[:, run.fov].astype(float).var(axis=0).mean()
     tint = f"{tints.var(axis=0).mean() / spread:.0%} of it" if spread else "none of it"
+    covered = float(tree[0][torch.from_numpy(run.fov)].mean())
     return (
-        f"{SHOWN} paintings of one tree with noise of standard deviation {10.0**power:.3g} (MI-GAN "
-        f"trains with 0.001 and samples with 1). Two of them differ by {difference:.2f} grey "
-        f"levels of 255 on average; {tint}, as variance, is a tint that the whole picture shares."
+        f"{SHOWN} paintings of one tree, {covered:.1%} of the field, with noise of standard "
+        f"deviation {10.0**power:.3g} (MI-GAN trains with 0.001 and samples with 1). "
+        f"Two of them differ by {difference:.2f} grey levels of 255 on average; {tint}, as variance, "
+        "is a tint that the whole picture shares."
     )
 
 
