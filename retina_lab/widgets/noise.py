@@ -78,8 +78,8 @@ def describe_noise(run: SynthesisRun, tree: torch.Tensor, power: float, seed: in
     return (
         f"{SHOWN} paintings of one tree, {covered:.1%} of the field, with noise of standard "
         f"deviation {10.0**power:.3g} (MI-GAN trains with 0.001 and samples with 1). "
-        f"Two of them differ by {difference:.2f} grey levels of 255 on average; {tint}, as variance, "
-        "is a tint that the whole picture shares."
+        f"Two of them differ by {difference:.2f} grey levels of 255 on average; {tint}, as "
+        "variance, is a tint that the whole picture shares."
     )
 
 
