@@ -175,7 +175,7 @@ class UNet(EncoderDecoder):
         self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)
 
 
-class VGANGenerator(EncoderDecoder):
+class VGANGenerator(UNet):
     """The generator of V-GAN and MI-GAN: maps are doubled by repeating their pixels.
 
     Son, Park and Jung 2017 (arXiv:1706.09318) and their code; Iqbal and Ali 2018. No layer
@@ -196,14 +196,10 @@ class VGANGenerator(EncoderDecoder):
         in_channels: int = 3,
         out_channels: int = 1,
     ):
-        super().__init__()
-        *levels, bridge = check_widths(widths)
-        before = [in_channels, *levels]
-        self.encoder = nn.ModuleList(DoubleConv(before[i], width) for i, width in enumerate(levels))
-        self.bridge = DoubleConv(levels[-1], bridge)
+        super().__init__(widths, in_channels, out_channels, bridge_norm=True)
+        *levels, bridge = widths
         self.up = nn.ModuleList(nn.Upsample(scale_factor=2) for _ in levels)
         self.decoder = nn.ModuleList(
             DoubleConv(below + width, width)
             for below, width in zip([bridge, *levels[:0:-1]], levels[::-1], strict=True)
         )
-        self.head = nn.Conv2d(levels[0], out_channels, kernel_size=1)
