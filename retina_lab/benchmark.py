@@ -94,20 +94,6 @@ def about_training(run: Run) -> dict[str, Any]:
     return {"versions": record["versions"], "weights": fingerprint(run.model.state_dict())}
 
 
-def refuse_strangers(cell: Cell, run: Run) -> None:
-    """Make sure that a run is the training whose scores stand in the cell's file, if there is one.
-
-    Raises:
-        LeftOut: if the file speaks of other weights.
-    """
-    for grid in (name for name, cells in GRIDS.items() if cell in cells):
-        path = results_folder(grid) / f"{cell.name}.json"
-        if path.exists():
-            told = json.loads(path.read_text(encoding="utf-8")).get("training", {})
-            if told.get("weights") != about_training(run)["weights"]:
-                raise LeftOut(f"{path.name} is of another training than {run.out}; repeat it")
-
-
 def look_up(
     cell: Cell | Combination,
 ) -> tuple[list[FundusSample], dict[tuple[str, str], FundusDataset]]:
@@ -204,8 +190,6 @@ def measure_combination(
     members = [train_cell(member, runs, device, devices) for member in cell.members]
 
     def report() -> dict[str, Any]:
-        for member, run in zip(cell.members, members, strict=True):
-            refuse_strangers(member, run)
         samples_known = list(learned_from)
         known = average_maps(members, samples_known, tta=False, device=device)
         threshold = choose_threshold(samples_known, known)

@@ -15,7 +15,7 @@ from retina_lab.grids import PHANTOM, Cell, Classical, Combination, Published
 from retina_lab.loop import TrainingError
 from retina_lab.models import build_model, count_parameters
 from retina_lab.predict import predict_dataset, save_map
-from retina_lab.train import Run, load_run
+from retina_lab.train import load_run
 
 CELLS = [Cell("tiny-unet", *PHANTOM, "1s", seed) for seed in (0, 1)]
 
@@ -122,22 +122,6 @@ def test_metrics_without_a_meaning_are_left_out():
     assert found["images"]["a"]["all"] == {"dice": 0.5, "ece": None}
     assert found["images"]["a"]["person"] == "a"
     assert given["fov"]["ece"]["pooled"] is not None
-
-
-def test_a_run_must_be_the_one_whose_scores_are_known(grid, monkeypatch):
-    told = {"training": {"weights": "these"}}
-    grid.mkdir(parents=True, exist_ok=True)
-    (grid / f"{CELLS[0].name}.json").write_text(json.dumps(told))
-    run = Run(model=None, settings={}, history=None, out=grid)
-    monkeypatch.setattr(benchmark, "about_training", lambda _: {"weights": "these"})
-    benchmark.refuse_strangers(CELLS[0], run)
-    benchmark.refuse_strangers(CELLS[1], run)  # of which nothing is known
-    monkeypatch.setattr(benchmark, "about_training", lambda _: {"weights": "others"})
-    with pytest.raises(LeftOut, match="is of another training than"):
-        benchmark.refuse_strangers(CELLS[0], run)
-    (grid / f"{CELLS[0].name}.json").write_text("{}")  # that does not say of which
-    with pytest.raises(LeftOut, match="is of another training than"):
-        benchmark.refuse_strangers(CELLS[0], run)
 
 
 def test_a_failure_of_the_first_process_is_heard_by_all(monkeypatch):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from retina_lab import synthesis_grid, weights
+from retina_lab.datasets import open_split
+from retina_lab.datasets.layouts import Split
 from retina_lab.datasets.manifests import project_root
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.loop import TrainingError
@@ -66,6 +68,9 @@ def test_new_phantoms_are_in_no_dataset():
 
 def test_run_ships_judge_writes_table_reads(own_folders, monkeypatch):
     monkeypatch.setattr(synthesis_grid, "PLAN", (TREES, PAINTER))
+    whole = open_split("phantom")
+    few = Split("few", whole.train[:3], whole.test[:2])  # to draw all forty takes long
+    monkeypatch.setattr(synthesis_grid, "open_split", lambda *_: few)
     settings = {"number": 4, "budget": "1s", "seeds": (0,), "device": "cpu"}
     assert synthesis_grid.judge_all(**settings) == ([], [])  # nothing is shipped yet
     for plan in (TREES, PAINTER):
