@@ -856,7 +856,7 @@ def plot_history(histories) -> Figure:
     if any(histories):
         panels[0].legend()
     if panels[1].get_legend_handles_labels()[0]:
-        panels[1].legend(loc="lower right")
+        panels[1].legend()  # where it covers least: short trainings end anywhere
     return figure
 
 
