@@ -239,6 +239,7 @@ EQUAL_BUDGET_MODELS = (
     "small-cmp-unet",
     "small-rsan-backbone",
     "small-rsan-dropblock",
+    "small-rsan-no-attention",
     "small-rsan",
     "small-deformable-encoder-unet",
     "small-du-net",
@@ -284,7 +285,9 @@ PAPERS: dict[str, tuple[str, dict[str, Any]]] = {
         ),
         ("200 epochs", SLIDES),
     ),
-    **dict.fromkeys(("rsan-backbone", "rsan-dropblock", "rsan"), ("200 epochs", RSAN)),
+    **dict.fromkeys(
+        ("rsan-backbone", "rsan-dropblock", "rsan-no-attention", "rsan"), ("200 epochs", RSAN)
+    ),
     "v-gan": ("400 epochs", V_GAN),
     "m-cam-gan": ("1112 epochs", M_CAM_GAN),  # DRIVE and CHASE_DB1: 10,000 steps of two images
     "w-net": ("1000 epochs", W_NET),

@@ -95,12 +95,12 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "rsan-backbone": ModelEntry(
         RSAN,
-        {"widths": (16, 32, 64, 128), "keep": 1.0, "attention": False},
+        {"widths": (16, 32, 64, 128), "keep": 1.0, "second": "residual"},
         "Guo et al. 2020, ablation: residual blocks only",
     ),
     "rsan-dropblock": ModelEntry(
         RSAN,
-        {"widths": (16, 32, 64, 128), "keep": 0.85, "attention": False},
+        {"widths": (16, 32, 64, 128), "keep": 0.85, "second": "residual"},
         "Guo et al. 2020, ablation: residual blocks with DropBlock",
     ),
     "rsan": ModelEntry(
@@ -108,9 +108,14 @@ MODELS: dict[str, ModelEntry] = {
         {"widths": (16, 32, 64, 128), "keep": 0.85},
         "Guo et al. 2020: DropBlock and spatial attention, as for DRIVE",
     ),
+    "rsan-no-attention": ModelEntry(
+        RSAN,
+        {"widths": (16, 32, 64, 128), "keep": 0.85, "second": "rsab without attention"},
+        "control of that ablation, not in the paper: rsan without its attention alone",
+    ),
     "rsan-dropblock-chase": ModelEntry(
         RSAN,
-        {"widths": (16, 32, 64, 128), "keep": 0.78, "attention": False},
+        {"widths": (16, 32, 64, 128), "keep": 0.78, "second": "residual"},
         "Guo et al. 2020, ablation: residual blocks with DropBlock, as for CHASE_DB1",
     ),
     "rsan-chase": ModelEntry(
@@ -176,16 +181,21 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "small-rsan-backbone": ModelEntry(
         RSAN,
-        {"widths": (6, 11, 22, 44), "keep": 1.0, "attention": False},
+        {"widths": (6, 11, 22, 44), "keep": 1.0, "second": "residual"},
         "rsan-backbone, about as large as small-unet",
     ),
     "small-rsan-dropblock": ModelEntry(
         RSAN,
-        {"widths": (6, 11, 22, 44), "keep": 0.85, "attention": False},
+        {"widths": (6, 11, 22, 44), "keep": 0.85, "second": "residual"},
         "rsan-dropblock, about as large as small-unet",
     ),
     "small-rsan": ModelEntry(
         RSAN, {"widths": (6, 11, 22, 44), "keep": 0.85}, "rsan, about as large as small-unet"
+    ),
+    "small-rsan-no-attention": ModelEntry(
+        RSAN,
+        {"widths": (6, 11, 22, 44), "keep": 0.85, "second": "rsab without attention"},
+        "rsan-no-attention, about as large as small-unet",
     ),
     "small-deformable-encoder-unet": ModelEntry(
         DeformableEncoderUNet,

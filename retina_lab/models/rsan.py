@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -131,12 +132,19 @@ class RSAB(nn.Module):
     """Residual spatial attention block: spatial attention on the residual before it is added.
 
     BatchNorm and ReLU follow the sum (RSAN, figure 4).
+
+    Args:
+        channels: of the map, before and after.
+        drop: makes the layer that drops.
+        attention: False leaves out the attention and nothing else.
     """
 
-    def __init__(self, channels: int, drop: Drop = nn.Identity):
+    def __init__(self, channels: int, drop: Drop = nn.Identity, attention: bool = True):
         super().__init__()
         self.body = pre_activation(channels, channels, drop)
-        self.attention = SpatialAttention()
+        # Drawn in any case: with or without it, the layers after it get the same first weights.
+        spatial = SpatialAttention()
+        self.attention = spatial if attention else nn.Identity()
         self.activation = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,10 +156,11 @@ class RSAN(EncoderDecoder):
     """Residual spatial attention network: at each level a residual block, then an RSAB.
 
     Its ablation takes the ingredients away one by one. The paper does not say how many blocks
-    a level of its backbone has, and the public code builds the whole network only. Here, without
-    attention, the second block of a level is a residual block too: the depth stays, and
-    the 98 parameters of each spatial attention, with the BatchNorm and ReLU that end an RSAB, are
-    all that changes; without them the head is given a bare sum. The maps are doubled by 2×2
+    a level of its backbone has, and the public code builds the whole network only. Here the depth
+    stays. ``"rsab without attention"`` lacks the 98 parameters of each spatial attention and
+    nothing else, and begins with the same weights; it is no step of the paper's, but the control
+    of its last one. ``"residual"`` lacks the BatchNorm and ReLU that end an RSAB as well, so
+    that the head is given a bare sum. The maps are doubled by 2×2
     transposed convolutions as in the paper (the code has 3×3). The paper pads DRIVE to 592×592 and
     CHASE_DB1 to 1008×1008 with zeros on four sides; here every network pads itself to the next
     multiple of 2^depth (:func:`retina_lab.models.pad_to_multiple`).
@@ -163,10 +172,11 @@ class RSAN(EncoderDecoder):
         keep: share that DropBlock keeps: .85 for DRIVE and .78 for CHASE_DB1 in the paper;
             1 for no DropBlock.
         block_size: of DropBlock.
-        attention: RSAB as second block of a level, or else a residual block.
+        second: second block of a level: ``"rsab"``, ``"rsab without attention"`` or
+            ``"residual"``.
 
     Raises:
-        ValueError: if the widths or DropBlock's settings make no sense.
+        ValueError: if the widths, DropBlock's settings or ``second`` make no sense.
     """
 
     def __init__(
@@ -176,19 +186,23 @@ class RSAN(EncoderDecoder):
         out_channels: int = 1,
         keep: float = 0.85,
         block_size: int = 7,
-        attention: bool = True,
+        second: str = "rsab",
     ):
         super().__init__()
         *levels, bridge = check_widths(widths)
+        seconds: dict[str, Callable[[int, Drop], nn.Module]] = {
+            "rsab": RSAB,
+            "rsab without attention": partial(RSAB, attention=False),
+            "residual": lambda width, drop: ResidualBlock(width, width, drop),
+        }
+        if second not in seconds:
+            raise ValueError(f"second must be one of {', '.join(seconds)}, not {second!r}")
 
         def drop() -> nn.Module:
             return DropBlock2d(keep, block_size)
 
         def level(before: int, width: int) -> nn.Module:
-            first = ResidualBlock(before, width, drop)
-            return nn.Sequential(
-                first, RSAB(width, drop) if attention else ResidualBlock(width, width, drop)
-            )
+            return nn.Sequential(ResidualBlock(before, width, drop), seconds[second](width, drop))
 
         self.encoder = nn.ModuleList(
             level(before, width)

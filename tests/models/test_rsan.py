@@ -257,11 +257,15 @@ def residual(before, after):
     return body + (before * after + after) * (before != after)
 
 
-def rsan_by_hand(widths, channels=3, attention=True):
+EXTRA = {"rsab": (98, 1), "rsab without attention": (0, 1), "residual": (0, 0)}
+
+
+def rsan_by_hand(widths, second, channels=3):
     *levels, bridge = widths
+    attention, ending = EXTRA[second]
 
     def level(before, width):
-        second = residual(width, width) + (98 + 2 * width) * attention
+        second = residual(width, width) + attention + 2 * width * ending
         return residual(before, width) + second
 
     total, before = 0, channels
@@ -275,11 +279,33 @@ def rsan_by_hand(widths, channels=3, attention=True):
     return total + levels[0] + 1
 
 
-@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize("second", EXTRA)
 @pytest.mark.parametrize("widths", [(16, 32, 64, 128), (6, 11, 22, 44), (4, 8)])
-def test_parameters_of_rsan(widths, attention):
-    counted = count_parameters(RSAN(widths, attention=attention))
-    assert counted == rsan_by_hand(widths, attention=attention)
+def test_parameters_of_rsan(widths, second):
+    assert count_parameters(RSAN(widths, second=second)) == rsan_by_hand(widths, second)
+
+
+def test_an_unknown_second_block_is_named():
+    with pytest.raises(ValueError, match="second must be one of rsab, .*, not 'cbam'"):
+        RSAN((4, 8), second="cbam")
+
+
+def test_the_control_lacks_attention_alone_and_begins_with_the_same_weights():
+    models = []
+    for name in ("small-rsan", "small-rsan-no-attention"):
+        torch.manual_seed(3)
+        models.append(build_model(name).eval())
+    rsan, control = models
+    weights = {k: v for k, v in rsan.state_dict().items() if ".attention." not in k}
+    assert len(rsan.state_dict()) - len(weights) == 7
+    assert list(weights) == list(control.state_dict())
+    assert all(torch.equal(weights[k], v) for k, v in control.state_dict().items())
+    # attention that lets everything through makes the one the other
+    for module in rsan.modules():
+        if isinstance(module, RSAB):
+            module.attention = nn.Identity()
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(rsan(x), control(x))
 
 
 @pytest.mark.parametrize("size", ["", "small-"])

@@ -56,6 +56,7 @@ COUNTS = {  # from the sources where they tell, else by hand elsewhere in these 
     "rsan": 997_269,
     "rsan-chase": 997_269,
     "rsan-dropblock-chase": 995_879,
+    "rsan-no-attention": 997_269 - 7 * 98,
     "w-net": 68_482,
     "small-unet": 121_529,
 }
