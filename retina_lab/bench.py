@@ -36,7 +36,7 @@ from retina_lab.results import between_markers
 
 SIZES = (256, 512, 1024)
 PRECISIONS = ("float32", "bfloat16", "compiled")
-PATIENCE = 10.0  # seconds; a call that takes longer is not repeated
+PATIENCE = 4.0  # seconds; a call that takes longer is not repeated
 BEGIN, END = "<!-- costs: made by `python -m retina_lab.bench table` -->", "<!-- end -->"
 
 
@@ -228,9 +228,16 @@ def measure_alone(name: str, size: int, device: str, repeats: int, precision: st
     child.start()
     while child.is_alive() and answer.empty():
         child.join(0.05)
-    row = {"error": f"the process ended with {child.exitcode}"} if answer.empty() else answer.get()
+    row = {"error": ended(child.exitcode)} if answer.empty() else answer.get()
     child.join()
     return row
+
+
+def ended(code: int | None) -> str:
+    """What a process that sent no answer has died of."""
+    if code == -9:  # SIGKILL, a name that Windows lacks
+        return "killed, most likely for lack of memory"
+    return f"the process ended with {code}"
 
 
 def measured_peak(device: torch.device, side: int = 8192, repeats: int = 10) -> float:

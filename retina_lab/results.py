@@ -483,10 +483,13 @@ def comparison(
 
 
 TIE = "not to be told apart"
+TOO_FEW = "too few persons to tell"
 
 
 def _verdict(found: Difference, adjusted: float, metric: str) -> str:
     """In words: interval, seeds and p-value must all speak for a difference."""
+    if 2 / 2**found.persons >= 0.05:  # the smallest p there can be: all persons agree
+        return TOO_FEW
     verdict = found.verdict(HIGHER_IS_BETTER[metric])
     if verdict == TIE or adjusted >= 0.05:
         return TIE
@@ -681,7 +684,7 @@ def sentences(rows: list[Scored], metric: str = "dice") -> list[str]:
     return lines
 
 
-VERDICTS = ("better", "worse", "better, one seed", "worse, one seed", TIE)
+VERDICTS = ("better", "worse", "better, one seed", "worse, one seed", TIE, TOO_FEW)
 
 
 def matrix(rows: Iterable[Scored], metric: str = "dice") -> pd.DataFrame:

@@ -229,7 +229,7 @@ def test_one_person_decides_nothing(written):
     written(result("a", 0, (0.9,)), result("b", 0, (0.5,)))
     (row,) = results.compare(results.scored("x"), [("a", "b")]).itertuples()
     assert np.isnan(row.low)
-    assert row.verdict == "not to be told apart"
+    assert row.verdict == "too few persons to tell"
 
 
 def test_the_same_networks_are_compared_seed_by_seed(written):
@@ -368,7 +368,17 @@ def test_few_persons_crown_nobody(written):
         *(result("good", seed, (0.7,) * 5) for seed in (0, 1)),
     )
     (line,) = results.sentences(results.scored("x"))
-    assert line.endswith("5 persons: not to be told apart: good (+0.2000).")
+    assert line.endswith("5 persons: too few persons to tell: good (+0.2000).")
+
+
+def test_six_persons_who_agree_are_enough(written):
+    """The smallest p is 1/32, and there is one comparison."""
+    written(
+        *(result("small-unet", seed, (0.5,) * 6) for seed in (0, 1)),
+        *(result("good", seed, (0.7,) * 6) for seed in (0, 1)),
+    )
+    (line,) = results.sentences(results.scored("x"))
+    assert line.endswith("6 persons: better: good (+0.2000).")
 
 
 # --- Tables -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from retina_lab.datasets.layouts import (
     list_datasets,
     list_splits,
     open_dataset,
+    open_labelled_split,
     open_split,
 )
 from retina_lab.datasets.manifests import load_manifest
@@ -30,6 +31,7 @@ __all__ = [
     "load_manifest",
     "make_phantom",
     "open_dataset",
+    "open_labelled_split",
     "open_split",
     "read_image",
     "read_mask",

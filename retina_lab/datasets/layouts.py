@@ -723,6 +723,35 @@ def open_split(name: str | Path, split: str | None = None, root: str | Path | No
     return check_split(chosen)
 
 
+def open_labelled_split(name: str | Path, root: str | Path | None = None, least: int = 5) -> Split:
+    """Open a dataset's default split to train and test on, or the phantoms' where it cannot serve.
+
+    It cannot if it shows too few persons, or if the photographs of one side have no vessel labels
+    (such as DRIVE's test images from the challenge). Then the reason is printed.
+
+    Args:
+        name: as in :func:`open_dataset`.
+        root: as in :func:`open_dataset`.
+        least: persons that it must show.
+
+    Raises:
+        DatasetError: as :func:`open_split`.
+    """
+    dataset = open_dataset(name, root)
+    persons = len(set(dataset.subjects))
+    if persons < least:
+        problem = f"shows too few persons ({persons}; {least} are the least)"
+    else:
+        split = open_split(name, root=root)
+        sides = {"training": split.train, "test": split.test}
+        bare = [side for side, samples in sides.items() if samples[0].vessels is None]
+        if not bare:
+            return split
+        problem = f"has no vessel labels in its {' and '.join(bare)} photographs"
+    print(f"{dataset.name} {problem}, so phantoms take its place here.")
+    return open_split("phantom")
+
+
 def _seeded_split(dataset: FundusDataset, seed: int) -> Split:
     persons = sorted(set(dataset.subjects))
     if len(persons) < 2:

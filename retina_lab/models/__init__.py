@@ -91,7 +91,7 @@ MODELS: dict[str, ModelEntry] = {
     "cmp-unet": ModelEntry(
         CMPUNet,
         {"widths": (32, 64, 128, 256, 512)},
-        "U-Net slides; Gu et al. 2023: CFFA, MSCAF and PFF",
+        "U-Net slides, after Gu et al. 2023: CFFA, MSCAF and PFF",
     ),
     "rsan-backbone": ModelEntry(
         RSAN,

@@ -236,7 +236,7 @@ def double_conv(in_channels: int, out_channels: int, first: Conv, second: Conv) 
 
 
 DEFORMED = (1, 2)  # the encoder's second and third level, counted from the finest
-DEFORMED_UP = (0, 1)  # the decoder's two finest, where DUNet's public code has them too
+DEFORMED_UP = (0, 1)  # the decoder's two finest, as in the last version of DUNet's code
 
 
 class DeformableEncoderUNet(EncoderDecoder):

@@ -17,8 +17,8 @@ class MSCAF(nn.Module):
 
     3×3 convolutions with dilation 1, 3 and 5 see 3, 7 and 11 pixels; they give one half, one
     quarter and one quarter of the channels. Channel attention decides which scale counts, a
-    1×1 convolution mixes (U-Net slides). The slides multiply each channel by its weight; the
-    public code of the same authors adds the channel once more, so that none can be silenced.
+    1×1 convolution mixes (U-Net slides). The slides multiply each channel by its weight; their
+    authors' public code adds the channel once more, so that none can be silenced.
 
     Args:
         in_channels: channels before.

@@ -142,7 +142,7 @@ def explore_lesions(
         "x": slider("x (column)", round(0.3 * size), 0, size - 1, 1, "d"),
         "y": slider("y (row)", round(0.6 * size), 0, size - 1, 1, "d"),
         "kind": menu("lesion", LESIONS, kind),
-        "radius": slider("radius (pixels)", max(1, size // 24), 1, max(2, size // 8), 1, "d"),
+        "radius": slider("radius (pixels)", max(1, size // 64), 1, max(2, size // 16), 1, "d"),
     }
     if painter.grades:
         controls["grade"] = menu("grade", painter.grades, painter.grades[-1])

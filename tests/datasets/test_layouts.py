@@ -18,6 +18,7 @@ from retina_lab.datasets import (
     list_datasets,
     list_splits,
     open_dataset,
+    open_labelled_split,
     open_split,
 )
 from retina_lab.datasets.manifests import load_manifest, manifest_names
@@ -471,6 +472,29 @@ def test_a_seeded_split_keeps_both_eyes_together(tmp_path):
 def test_one_person_cannot_be_split(tmp_path):
     with pytest.raises(DatasetError, match="at least two"):
         open_split(user_folder(tmp_path, "p_left.png", "p_right.png"))
+
+
+def test_where_all_is_labelled_the_split_is_its_own(tmp_path, capsys):
+    make_drive(tmp_path)
+    split = open_labelled_split("drive", tmp_path)
+    assert (split.name, split.test.name, len(split.test)) == ("official", "drive", 20)
+    assert capsys.readouterr().out == ""
+
+
+def test_where_labels_or_persons_lack_phantoms_take_the_place(tmp_path, capsys):
+    drive = make_drive(tmp_path)
+    for name in ("1st_manual", "2nd_manual"):  # as the challenge hands it out
+        for file in (drive / "test" / name).iterdir():
+            file.unlink()
+    few = user_folder(tmp_path / "few", *(f"p{n}.png" for n in range(4)))
+    bare = user_folder(tmp_path / "bare", *(f"p{n}.png" for n in range(6)))
+    for name, reason in (
+        ("drive", "drive has no vessel labels in its test photographs"),
+        (few, "shows too few persons (4; 5 are the least)"),
+        (bare, "has no vessel labels in its training and test photographs"),
+    ):
+        assert open_labelled_split(name, tmp_path).train.name == "phantom"
+        assert reason in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------ Messidor

@@ -286,7 +286,7 @@ def test_parameters_of_rsan(widths, second):
 
 
 def test_an_unknown_second_block_is_named():
-    with pytest.raises(ValueError, match="second must be one of rsab, .*, not 'cbam'"):
+    with pytest.raises(ValueError, match="not 'cbam'"):
         RSAN((4, 8), second="cbam")
 
 
