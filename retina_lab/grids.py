@@ -374,7 +374,8 @@ GRIDS: dict[str, list[AnyCell]] = {
         Published("Kernel_Boost", "Kernel Boost (2013)"),
         Published("CRFs", "CRFs (2014)"),
         Published("Wavelets", "Wavelets (2006)"),
-        Published("V-GAN", "V-GAN (2017)"),
+        Published("V-GAN-authors", "V-GAN (2017)"),
+        Published("V-GAN", "V-GAN, re-implemented (2018)"),
     ],
     # Trained here, tested there.
     "cross-dataset": [

@@ -54,6 +54,8 @@ def to_batch(samples: FundusSample | Sequence[FundusSample]) -> dict[str, torch.
 
 
 SCALE_TOLERANCE = 1.3
+WIDEST = 600
+"""Pixels: photographs with a wider field of view are reduced to it before a network sees them."""
 
 
 def fov_width(fov: np.ndarray) -> int:

@@ -46,7 +46,7 @@ from retina_lab.loop import (
 from retina_lab.losses import Loss, build_loss, deeply_supervised
 from retina_lab.models import build_model, count_parameters, find_model
 from retina_lab.predict import predict_dataset, predict_sample
-from retina_lab.preprocess import at_working_scale, fov_width, normalise, to_batch
+from retina_lab.preprocess import WIDEST, at_working_scale, fov_width, normalise, to_batch
 
 if TYPE_CHECKING:
     from retina_lab.adversarial import Adversary
@@ -336,7 +336,7 @@ def fit(
     augmentation: str | Augmentation = "light",
     normalisation: str = "local",
     crop: int | None = 192,
-    widest: int = 600,
+    widest: int = WIDEST,
     batch_size: int = 2,
     lr: float = 2e-3,
     weight_decay: float = 1e-2,

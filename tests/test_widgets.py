@@ -20,7 +20,7 @@ from retina_lab.models.deformable import bilinear_sample, bilinear_sample_by_han
 from retina_lab.models.discriminators import build_discriminator
 from retina_lab.models.receptive_field import receptive_field
 from retina_lab.pairs import LESIONS
-from retina_lab.preprocess import to_batch
+from retina_lab.preprocess import fov_width, to_batch
 from retina_lab.sampling import draw_trees, principal_directions, random_codes
 from retina_lab.synthesis import BANNER
 from retina_lab.widgets import bilinear, discriminator
@@ -562,6 +562,15 @@ def test_what_lies_beyond_the_photograph_is_grey():
     grey = tuple(bytes.fromhex(plots.OUTSIDE[1:]))
     assert (np.asarray(seen_photo)[:27] == grey).all()  # the first field begins 27 pixels above
     assert np.array_equal(np.asarray(seen_photo)[27:, 27:], LARGE.image[:34, :34])
+
+
+def test_the_discriminator_explorer_works_at_the_scale_of_training():
+    """A box of 61 pixels must cover as much of the eye as it does in training."""
+    large = made_sample(0, height=1100, width=1200)
+    widgets.explore_discriminator(LARGE)  # stays as it is
+    text = widgets.explore_discriminator(large)._caption.value
+    width = int(re.search(r"\((\d+)×\d+\)", text)[1])
+    assert abs(width * fov_width(large.fov) / 1200 - 600) < 2
 
 
 def test_the_discriminator_explorer_names_what_is_wrong():

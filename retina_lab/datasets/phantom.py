@@ -1253,8 +1253,20 @@ def _grown(seed: int, *, centring: float, **anatomy: float) -> tuple[VesselSegme
     return tuple(segments)
 
 
+OF_THE_TREE = (
+    "camera", "eye", "field_degrees", "centring", "flat_cut", "disc_diameter",
+    "vein_width", "artery_vein_ratio", "tortuosity", "vessel_spacing",
+)  # fmt: skip
+"""Parameters that decide where vessels lie in the picture."""
+
+
 def make_phantom(
-    seed: int = 0, size: int = 512, *, parameters: PhantomParameters | None = None, **overrides
+    seed: int = 0,
+    size: int = 512,
+    *,
+    parameters: PhantomParameters | None = None,
+    tree_of: int | None = None,
+    **overrides,
 ) -> FundusSample:
     """Make a procedural fundus photograph with all its labels.
 
@@ -1265,6 +1277,9 @@ def make_phantom(
         seed: 0 or above.
         size: side of the square image in pixels, 64 to 4096.
         parameters: what to fix, see :class:`PhantomParameters`.
+        tree_of: seed of another eye whose vessels this one gets. Geometry and whatever the
+            vessels depend on (:data:`OF_THE_TREE`) come from that eye too, unless they are given;
+            all the rest is this eye's own.
         **overrides: single parameters, on top of ``parameters``.
 
     Returns:
@@ -1274,9 +1289,13 @@ def make_phantom(
     Raises:
         ValueError: if the seed, the size or a parameter is unknown or out of range.
     """
-    parameters = draw_parameters(seed, _check_call(seed, size, parameters, overrides))
+    given = _check_call(seed, size, parameters, overrides)
+    if tree_of is not None:
+        theirs = draw_parameters(tree_of, _check_call(tree_of, size, parameters, overrides))
+        given = replace(given, **{name: getattr(theirs, name) for name in OF_THE_TREE})
+    parameters = draw_parameters(seed, given)
     projection = make_projection(parameters, size)
-    segments = make_tree(seed, parameters)
+    segments = make_tree(seed if tree_of is None else tree_of, parameters)
     maps = {
         kind: draw_vessels([s for s in segments if s.kind == kind], projection)
         for kind in (ARTERY, VEIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from retina_lab import plots
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.models.discriminators import MultiScaleCAMDiscriminator, build_discriminator
 from retina_lab.models.receptive_field import view_by_formula
-from retina_lab.widgets.base import Explorer, menu, reduced, slider
+from retina_lab.preprocess import WIDEST, at_working_scale, fov_width, to_batch
+from retina_lab.widgets.base import Explorer, menu, slider
 
 JUDGES = ("pixel", "patch-2", "patch-1", "image", "cam C0", "cam C1", "cam C2")
 """V-GAN's discriminators, and the classifiers at the three scales of M-CAM-GAN's."""
@@ -102,6 +104,24 @@ def _inside(window: tuple[range, range], size: tuple[int, int]) -> tuple[slice, 
     )
 
 
+def _at_scale(sample: FundusSample) -> FundusSample:
+    """The sample as the networks of the course see it."""
+    width = min(WIDEST, fov_width(sample.fov))
+    batch = at_working_scale(to_batch(sample), sample.fov, width)
+    if batch["image"].shape[-2:] == sample.size:
+        return sample
+    image, fov, vessels = (batch[key][0].numpy() for key in ("image", "fov", "vessels"))
+    return replace(
+        sample,
+        image=(255 * image.transpose(1, 2, 0)).round().clip(0, 255).astype(np.uint8),
+        fov=fov[0] > 0.5,
+        vessels=vessels[0] > 0.5,
+        second_observer=None,
+        artery_vein=None,
+        lesions=None,
+    )
+
+
 def _at(sample: FundusSample, down: int, across: int) -> tuple[float, float]:
     """The place in pixels, from per cent of height and width."""
     height, width = sample.size
@@ -175,7 +195,8 @@ def explore_discriminator(sample: FundusSample, judge: str = "patch-2") -> Explo
     """Choose a discriminator and a place: what does the verdict there see, of photograph and map?
 
     Args:
-        sample: with vessels; large photographs are reduced.
+        sample: with vessels; it is brought to the scale at which networks see it, so that the
+            boxes cover as much of the eye as in training.
         judge: one of ``JUDGES``, where the menu starts.
 
     Raises:
@@ -183,7 +204,7 @@ def explore_discriminator(sample: FundusSample, judge: str = "patch-2") -> Explo
     """
     if sample.vessels is None:
         raise ValueError(f"{sample.name} has no vessel labels to show to a discriminator")
-    sample = reduced(sample)
+    sample = _at_scale(sample)
     smallest = MultiScaleCAMDiscriminator.smallest
     if min(sample.size) < smallest:
         raise ValueError(

@@ -362,3 +362,26 @@ def test_red_lesions_are_dark_and_yellow_ones_bright():
     for kind, sign in ((1, -1), (2, -1), (3, 1), (4, 1)):
         pixels = change[(sample.lesions == kind) & off_vessels]
         assert sign * pixels.mean() > 4
+
+
+def test_one_tree_in_two_eyes():
+    """Vessels to the pixel alike; grain and lesions each eye's own."""
+    home = make_phantom(3, 160, grade=4)
+    one, other = (make_phantom(seed, 160, tree_of=3, grade=4) for seed in (7, 8))
+    for eye in (one, other):
+        assert np.array_equal(eye.vessels, home.vessels)
+        assert np.array_equal(eye.fov, home.fov)
+    assert not np.array_equal(one.lesions, other.lesions)
+    plain = ndimage.binary_erosion(one.fov & ~one.vessels, iterations=4)
+    greens = [eye.image[..., 1].astype(float) for eye in (one, other)]
+    grain = [(green - ndimage.gaussian_filter(green, 3))[plain] for green in greens]
+    assert abs(np.corrcoef(*grain)[0, 1]) < 0.5
+    assert np.array_equal(make_phantom(3, 160, tree_of=3, grade=4).image, home.image)
+    for side in ("left", "right"):
+        moved = make_phantom(7, 96, tree_of=3, eye=side)
+        assert np.array_equal(moved.vessels, make_phantom(3, 96, eye=side).vessels)
+
+
+def test_the_other_eye_of_a_tree_must_exist():
+    with pytest.raises(ValueError, match="seed must lie between"):
+        make_phantom(1, 96, tree_of=-1)
