@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -145,6 +146,8 @@ def start_fabric(device: str, devices: int, precision: str) -> tuple[Fabric, str
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
+    # It announces the precision at every start; that stands in the run's record.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     devices, nodes = launched_processes(devices)
     several = devices * nodes > 1
     common = {

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -150,19 +151,22 @@ def new_phantoms(number: int, size: int) -> Iterator[FundusSample]:
 
 
 def photographs(plan: Planned) -> Iterator[FundusSample]:
-    """What a planned model learns from, one at a time."""
-    if isinstance(plan.data, str):
-        yield from new_phantoms(plan.phantoms, plan.size)
-        return
+    """The photographs of people that a planned model learns from, one at a time."""
     for dataset, split in plan.data:
         samples = open_split(dataset, split).train if split else open_dataset(dataset)
         yield from (sample for sample in samples if str(sample.grade) not in plan.without)
 
 
+@lru_cache(maxsize=1)
+def phantom_pairs(number: int, size: int) -> TreePairs:
+    """Pairs of :func:`new_phantoms`, drawn once: growing hundreds of eyes takes minutes."""
+    return make_pairs(new_phantoms(number, size), size)
+
+
 def training_pairs(plan: Planned) -> TreePairs:
     """What a planned model learns from; trees that nobody has drawn come from a network of ours."""
     if isinstance(plan.data, str):
-        return make_pairs(photographs(plan), plan.size)
+        return phantom_pairs(plan.phantoms, plan.size)
     return pairs_with_trees(photographs(plan), plan.size, shipped_for(plan.data[0][0]))
 
 
