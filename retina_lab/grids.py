@@ -401,7 +401,13 @@ GRIDS: dict[str, list[AnyCell]] = {
             Combination("small-unet, three seeds", tuple(CLASS[data, seed] for seed in range(3)))
             for data in (DRIVE, CHASE)
         ),
-        *(Combination("ten networks", tuple(EQUAL_BUDGET[data, 0])) for data in (DRIVE, CHASE)),
+        *(  # a control of one of them is no new company
+            Combination(
+                "ten networks",
+                tuple(c for c in EQUAL_BUDGET[data, 0] if c.model != "small-rsan-no-attention"),
+            )
+            for data in (DRIVE, CHASE)
+        ),
     ],
     # Vessels in one piece: by the loss, or by cleaning up.
     "connected": [

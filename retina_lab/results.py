@@ -455,9 +455,11 @@ def comparison(
     found = [(ours, theirs, difference(ours, theirs, metric)) for ours, theirs in pairs]
     found = [(ours[0], theirs[0], d) for ours, theirs, d in found if d is not None]
     adjusted: dict[int, float] = {}
+    sizes: dict[int, int] = {}
     for test in dict.fromkeys((one.dataset, one.split) for one, _, _ in found):
         family = [i for i, (one, _, _) in enumerate(found) if (one.dataset, one.split) == test]
         adjusted |= zip(family, holm([found[i][2].p for i in family]), strict=True)
+        sizes |= dict.fromkeys(family, len(family))
     lines = [
         {
             "dataset": one.dataset,
@@ -471,7 +473,7 @@ def comparison(
             "p": d.p,
             "adjusted p": adjusted[index],
             "seeds": f"{len(d.ours)} : {len(d.theirs)}",
-            "verdict": _verdict(d, adjusted[index], metric),
+            "verdict": _verdict(d, adjusted[index], metric, sizes[index]),
         }
         for index, (one, other, d) in enumerate(found)
     ]
@@ -486,9 +488,12 @@ TIE = "not to be told apart"
 TOO_FEW = "too few persons to tell"
 
 
-def _verdict(found: Difference, adjusted: float, metric: str) -> str:
-    """In words: interval, seeds and p-value must all speak for a difference."""
-    if 2 / 2**found.persons >= 0.05:  # the smallest p there can be: all persons agree
+def _verdict(found: Difference, adjusted: float, metric: str, family: int = 1) -> str:
+    """In words: interval, seeds and p-value must all speak for a difference.
+
+    ``family`` is the number of comparisons among which it stands.
+    """
+    if family * 2 / 2**found.persons >= 0.05:  # the smallest p there can be: all persons agree
         return TOO_FEW
     verdict = found.verdict(HIGHER_IS_BETTER[metric])
     if verdict == TIE or adjusted >= 0.05:

@@ -371,6 +371,17 @@ def test_few_persons_crown_nobody(written):
     assert line.endswith("5 persons: too few persons to tell: good (+0.2000).")
 
 
+def test_more_comparisons_need_more_persons(written):
+    """Of two comparisons by six persons the smaller adjusted p is 2/32 at best."""
+    written(
+        *(result("small-unet", seed, (0.5,) * 6) for seed in (0, 1)),
+        *(result("good", seed, (0.7,) * 6) for seed in (0, 1)),
+        *(result("bad", seed, (0.3,) * 6) for seed in (0, 1)),
+    )
+    (line,) = results.sentences(results.scored("x"))
+    assert "too few persons to tell: good (+0.2000), bad (-0.2000)" in line
+
+
 def test_six_persons_who_agree_are_enough(written):
     """The smallest p is 1/32, and there is one comparison."""
     written(

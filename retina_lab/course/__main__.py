@@ -128,13 +128,14 @@ def _test(options: argparse.Namespace) -> int:
     if data_root():
         environment["RETINA_LAB_DATA"] = data_root()  # kernels run in notebooks/
     python = [sys.executable, "-m"]
-    pytest = [*python, "pytest", "-n", "2", "--dist", "loadfile"]
+    # The longest file first, or one process would still be at it when the other has finished.
+    pytest = [*python, "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     pytest += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300"]
     commands = {
         "ruff check": [*python, "ruff", "check", "."],
         "ruff format": [*python, "ruff", "format", "--check", "."],
         "the notebooks' template": [*python, "retina_lab.course", "check"],
-        "pytest": [*pytest, *(options.arguments or ["notebooks", "tests"])],
+        "pytest": [*pytest, *(options.arguments or ["tests/notebooks", "notebooks", "tests"])],
     }
     failed = []
     for name, command in commands.items():
