@@ -405,6 +405,18 @@ class PairedComparison:
     wilcoxon_p: float
     sign_flip_p: float
 
+    @property
+    def verdict(self) -> str:
+        """``"better"`` or ``"worse"`` where more is better, ``"undecided"`` if that is not clear.
+
+        Clear is what interval and sign flips agree on; with fewer than six persons p cannot fall
+        below .05. It speaks of these maps, not of another training.
+        """
+        low, high = self.interval
+        if not self.sign_flip_p < 0.05 or low <= 0 <= high:
+            return "undecided"
+        return "better" if low > 0 else "worse"
+
     def __str__(self) -> str:
         low, high = self.interval
         better = sum(d > 0 for d in self.differences.values())

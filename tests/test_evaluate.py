@@ -850,3 +850,18 @@ def test_maps_of_images_not_asked_for_may_lie_there(tmp_path):
     assert list(maps) == ["02_test"]
     with pytest.raises(evaluate.EvaluationError, match=r"no image for 21_training\.png"):
         evaluate.load_maps(tmp_path, [sample])
+
+
+@pytest.mark.parametrize(
+    ("interval", "p", "verdict"),
+    [
+        ((0.01, 0.02), 0.03, "better"),
+        ((-0.02, -0.01), 0.03, "worse"),
+        ((-0.01, 0.02), 0.03, "undecided"),
+        ((0.01, 0.02), 0.0625, "undecided"),  # five persons who agree
+        ((float("nan"), float("nan")), 1.0, "undecided"),  # one person
+    ],
+)
+def test_a_verdict_needs_interval_and_sign_flips(interval, p, verdict):
+    found = evaluate.PairedComparison("dice", {}, 0.0, interval, 0.01, p)
+    assert found.verdict == verdict

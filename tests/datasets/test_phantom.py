@@ -383,5 +383,5 @@ def test_one_tree_in_two_eyes():
 
 
 def test_the_other_eye_of_a_tree_must_exist():
-    with pytest.raises(ValueError, match="seed must lie between"):
+    with pytest.raises(ValueError, match="tree_of must lie between"):
         make_phantom(1, 96, tree_of=-1)
