@@ -1202,8 +1202,8 @@ def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 SMALLEST, LARGEST = 64, 4096
 
 
-def _check_call(seed, size, parameters, overrides, name="seed") -> PhantomParameters:
-    for name, value, low, high in ((name, seed, 0, 2**63), ("size", size, SMALLEST, LARGEST)):
+def _check_call(seed, size, parameters, overrides, called="seed") -> PhantomParameters:
+    for name, value, low, high in ((called, seed, 0, 2**63), ("size", size, SMALLEST, LARGEST)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise ValueError(f"{name} must be a whole number, not {value!r}")
         if not low <= value <= high:
@@ -1292,7 +1292,7 @@ def make_phantom(
     given = _check_call(seed, size, parameters, overrides)
     if tree_of is not None:
         theirs = draw_parameters(
-            tree_of, _check_call(tree_of, size, parameters, overrides, name="tree_of")
+            tree_of, _check_call(tree_of, size, parameters, overrides, called="tree_of")
         )
         given = replace(given, **{name: getattr(theirs, name) for name in OF_THE_TREE})
     parameters = draw_parameters(seed, given)
