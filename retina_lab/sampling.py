@@ -30,12 +30,13 @@ def _generator(seed: int, purpose: int) -> torch.Generator:
 
 
 @torch.inference_mode()
-def draw_trees(run: SynthesisRun, codes: torch.Tensor) -> torch.Tensor:
+def draw_trees(run: SynthesisRun, codes: torch.Tensor, blurred: bool = False) -> torch.Tensor:
     """Vessel trees of given codes.
 
     Args:
         run: of a model that makes trees.
         codes: (N, latent); from N(0, I) for new trees, from :func:`encode_trees` for known ones.
+        blurred: the decoder's own trees, even if the model has a refiner.
 
     Returns:
         (N, 1, S, S) ``float32`` in [0, 1].
@@ -47,8 +48,15 @@ def draw_trees(run: SynthesisRun, codes: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"{run.settings['model']} makes no trees; it paints given ones")
     if codes.ndim != 2 or codes.shape[1] != run.recipe.latent:
         raise ValueError(f"codes must be (N, {run.recipe.latent}), not {tuple(codes.shape)}")
-    decode = run.networks["autoencoder"].decoder
-    return torch.cat([decode(part).sigmoid() for part in codes.float().split(AT_ONCE)])
+    steps = [run.networks["autoencoder"].decoder]
+    if "refiner" in run.networks and not blurred:
+        steps.append(run.networks["refiner"])
+    trees = []
+    for made in codes.float().split(AT_ONCE):
+        for step in steps:
+            made = step(made).sigmoid()
+        trees.append(made)
+    return torch.cat(trees)
 
 
 def random_codes(run: SynthesisRun, number: int, seed: int = 0) -> torch.Tensor:
@@ -277,8 +285,9 @@ def make_samples(
         painter: of a model that paints.
         number: how many, ≥ 1.
         seed: of codes, noise, grades and lesions; the first ones are the same for any number.
-        trees: where the trees come from: a model that makes them, or pairs, whose trees are taken
-            in turn. None: the painter's own, if it makes both.
+        trees: where the trees come from: a model that makes them, whose trees are enlarged if the
+            painter's pictures are larger, or pairs of the painter's size, whose trees are taken in
+            turn. None: the painter's own, if it makes both.
         grade: of all of them, or one each; None: each of the painter's grades in turn.
         threshold: share of a pixel from which it counts as vessel, or as lesion.
 
@@ -287,8 +296,8 @@ def make_samples(
         and lesions that they were asked to have.
 
     Raises:
-        ValueError: if there are no trees, their size is not the painter's, or a grade is asked
-            for that it has not been told of.
+        ValueError: if there are no trees, their size does not fit the painter's, or a grade is
+            asked for that it has not been told of.
     """
     if number < 1 or seed < 0:
         raise ValueError("number must be at least 1 and the seed not negative")
@@ -299,6 +308,8 @@ def make_samples(
         tree = source.tree[torch.arange(number) % len(source)]
     else:
         tree = draw_trees(source, random_codes(source, number, seed))
+        if source.size < painter.size:
+            tree = F.interpolate(tree, (painter.size,) * 2, mode="bilinear", align_corners=False)
     if tree.shape[-1] != painter.size:
         raise ValueError(
             f"the trees are {tree.shape[-1]}×{tree.shape[-1]} pixels and "

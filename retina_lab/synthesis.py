@@ -44,10 +44,10 @@ from retina_lab.loop import (
 )
 from retina_lab.models import count_parameters
 from retina_lab.models.autoencoder import CodeDiscriminator, TreeAutoencoder, kl_divergence
-from retina_lab.models.fundus import FundusGenerator, PairDiscriminator
+from retina_lab.models.fundus import FundusGenerator, PairDiscriminator, TreeRefiner
 from retina_lab.pairs import LESIONS, PairSampler, TreePairs
 
-GENERATORS = ("autoencoder", "generator", "fov")
+GENERATORS = ("autoencoder", "refiner", "generator", "fov")
 """What of a run's weights makes something; the rest are discriminators."""
 BANNER = "Synthetic images, not for clinical use."
 
@@ -68,6 +68,8 @@ class Recipe:
         gamma: weight of the reconstruction beside the adversaries (the report's γ = 100).
         latent: length of the code.
         code_hidden: layers of the code's discriminator; () is the report's.
+        refine: weight of what binds a :class:`~retina_lab.models.fundus.TreeRefiner` to the
+            decoder's blurred tree; above 0, it draws the tree that the second adversary judges.
         weight: λ, of the L1 distance between painted and real photograph.
         style: MI-GAN's style transfer loss in the place of L1.
         noise: numbers that the painter is given beside the tree (MI-GAN: 400).
@@ -84,6 +86,7 @@ class Recipe:
     gamma: float = 100.0
     latent: int = 128
     code_hidden: tuple[int, ...] = (256, 256)
+    refine: float = 0.0
     weight: float = 100.0
     style: bool = False
     noise: int = 0
@@ -107,6 +110,8 @@ class Recipe:
             raise ValueError("latent and generator_steps must be at least 1, noise at least 0")
         if not (self.gamma > 0 and self.weight > 0 and self.noise_training >= 0):
             raise ValueError("gamma and weight must be positive, noise_training not negative")
+        if self.refine < 0 or (self.refine and (self.makes, self.adversary) != ("trees", "dual")):
+            raise ValueError("refine is not negative, and needs trees and a dual adversary")
         if self.makes == "fundus" and self.adversary != "none":
             raise ValueError("an adversary is of trees; a painter always has its own")
         extras = self.noise or self.conditions or self.style
@@ -124,6 +129,10 @@ SYNTHESIS: dict[str, Recipe] = {
     "aae": Recipe(makes="trees", source=AAE, adversary="code"),
     "aae-ls": Recipe(makes="trees", source=AAE, adversary="code", loss="least squares"),
     "dual-aae": Recipe(makes="trees", source=AAE, adversary="dual"),
+    "refined-aae": Recipe(
+        makes="trees", source=f"{AAE}; refined after Denton et al. 2015 and Isola et al. 2017",
+        adversary="dual", reconstruction="bce", refine=20.0,
+    ),
     "pix2pix": Recipe(makes="fundus", source=f"{PIX2PIX}; DR-synthesis report"),
     "pix2pix-grade": Recipe(
         makes="fundus",
@@ -180,6 +189,8 @@ def build_networks(
     levels = int(math.log2(size))
     if recipe.makes != "fundus":
         networks["autoencoder"] = TreeAutoencoder(size, recipe.latent, width)
+    if recipe.refine:
+        networks["refiner"] = TreeRefiner(size, [width * min(2**i, 8) for i in range(levels - 2)])
     if recipe.makes != "trees":
         # MI-GAN stops at 8×8 pixels, where the noise comes in; pix2pix goes down to one pixel
         depth = levels - 3 if recipe.noise else min(levels, 8)
@@ -195,7 +206,10 @@ def build_networks(
         networks["code"] = CodeDiscriminator(recipe.latent, recipe.code_hidden)
     halvings = max(2, levels - 4)  # 16×16 verdicts
     if recipe.adversary == "dual":
-        networks["tree"] = PairDiscriminator(0, width, halvings, picture_channels=1)
+        # A refiner's judge sees more at once, 4×4 verdicts: it is to ask for whole trees.
+        networks["tree"] = PairDiscriminator(
+            0, width, levels - 2 if recipe.refine else halvings, picture_channels=1
+        )
     if recipe.makes != "trees":
         # MI-GAN: 64 to 512 channels in the generator, 32 to 512 in its judge
         judged = max(1, width // 2) if recipe.noise else width
@@ -293,22 +307,24 @@ def _verdicts(output: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Te
 
 
 class TreeTraining(SynthesisTraining):
-    """Autoencoders of vessel trees: VAE, AAE and dual AAE."""
+    """Autoencoders of vessel trees: VAE, AAE, dual and refined AAE."""
 
     def __init__(self, fabric, networks, optimizers, **others):
         columns = ["reconstruction", "kl"]
         if others["recipe"].adversary != "none":
             columns.append("adversarial")
+        if others["recipe"].refine:
+            columns.append("layout")
+        judges = [name for name in networks if name not in GENERATORS]
         super().__init__(
-            fabric, networks, optimizers,
-            columns=[*columns, *self.columns_of(*list(networks)[1:])], **others,
-        )  # fmt: skip
+            fabric, networks, optimizers, columns=[*columns, *self.columns_of(*judges)], **others
+        )
 
     def learn(self) -> dict[str, float]:
         """Encode, decode, compare; the code is to look like N(0, I), the tree like a tree."""
         tree = self.next_batch()["tree"]
         loss, report, _ = tree_losses(self, tree)
-        self.follow(loss, "autoencoder")
+        self.follow(loss, *(name for name in self.networks if name in GENERATORS))
         return {"loss": loss.item(), **report}
 
 
@@ -340,7 +356,12 @@ def tree_losses(
     rounds = [training.play("code", (torch.randn_like(code),), (code,))]
     if recipe.adversary == "dual":
         nothing = tree[:, :0]  # the tree's discriminator is given no condition
-        rounds.append(training.play("tree", (nothing, tree), (nothing, drawn)))
+        shown = drawn
+        if recipe.refine:
+            blurred = drawn.detach()
+            shown = training.networks["refiner"](blurred).sigmoid()
+            layout = layout_loss(shown, blurred)
+        rounds.append(training.play("tree", (nothing, tree), (nothing, shown)))
     fooled = torch.stack([r.pop("fooled") for r in rounds]).sum()
     report = {
         "reconstruction": reconstruction.item(),
@@ -349,7 +370,29 @@ def tree_losses(
     }
     for r in rounds:
         report |= r
-    return recipe.gamma * reconstruction + fooled, report, drawn
+    loss = recipe.gamma * reconstruction + fooled
+    if recipe.refine:
+        loss, report["layout"] = loss + recipe.refine * layout, layout.item()
+    return loss, report, drawn
+
+
+def layout_loss(refined: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:
+    """Does a crisp tree have its vessels where the blurred one says, give or take a square?
+
+    Cross-entropy between the means of both over squares of a sixteenth of the side: within such a
+    square the refiner may draw a vessel where it likes, and its judge asks for one that goes on.
+
+    Args:
+        refined: (N, 1, S, S) in [0, 1].
+        blurred: (N, 1, S, S) in [0, 1].
+
+    Returns:
+        A scalar; least where the means agree.
+    """
+    square = max(1, blurred.shape[-1] // 16)
+    means = [F.avg_pool2d(tree.float(), square) for tree in (refined, blurred)]
+    with torch.autocast(refined.device.type, enabled=False):  # refuses this one in half precision
+        return F.binary_cross_entropy(means[0].clamp(1e-4, 1 - 1e-4), means[1])
 
 
 class FundusTraining(SynthesisTraining):

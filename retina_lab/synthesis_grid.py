@@ -65,6 +65,7 @@ class Planned:
         phantoms: how many new ones.
         recipe: what differs from the model's own recipe.
         batch_size: pairs a step.
+        lr: learning rate at the start.
         seed: of the training.
         without: grades that are left out.
     """
@@ -78,6 +79,7 @@ class Planned:
     phantoms: int = 600
     recipe: tuple[tuple[str, Any], ...] = ()
     batch_size: int = 8
+    lr: float = 2e-4
     seed: int = 0
     without: tuple[str, ...] = ()
 
@@ -86,7 +88,7 @@ class Planned:
         """Name of the shipped weights, and of the folder of a run."""
         where = self.data if isinstance(self.data, str) else "-".join(d for d, _ in self.data)
         if self not in PAPERS:
-            return f"{self.model}-{where}"
+            return f"{self.model}-{where}" + (f"-{self.size}" if self.size > 128 else "")
         latent = dict(self.recipe).get("latent")
         return f"{self.model}{f'-{latent}' if latent else ''}-{where}-{self.size}"
 
@@ -101,17 +103,26 @@ class Planned:
 # uncertain pixel, which L1 asks for, is "no vessel".
 TREES = (("reconstruction", "bce"), ("latent", 64))
 REAL = (("chase_db1", "20/8"), ("hrf", "15/30"))
-# Steps and not minutes, so that a slower computer makes the same: about 6,000 for each, 9,000 for
-# MI-GAN, whose judge moves every other time.
+# Steps and not minutes, so that a slower computer makes the same: about 6,000 for each, half as
+# many again for MI-GAN, whose judge moves every other time, and for the largest. Painters learn
+# at five times the papers' rate, for want of time: at theirs, vessels stay pale for many hours.
 PLAN = (
     Planned("vae", "phantoms", "80 epochs", recipe=(("latent", 64),)),
     Planned("aae", "phantoms", "80 epochs", recipe=TREES),
     Planned("dual-aae", "phantoms", "80 epochs", recipe=TREES),
-    Planned("pix2pix", "phantoms", "80 epochs", trees="dual-aae-phantoms"),
-    Planned("pix2pix-grade", "phantoms", "80 epochs", trees="dual-aae-phantoms"),
-    Planned("mi-gan", "phantoms", "120 epochs", trees="dual-aae-phantoms"),
-    Planned("pix2pix", REAL, "1200 epochs", trees="dual-aae-phantoms"),
-)
+    Planned("refined-aae", "phantoms", "80 epochs", recipe=TREES, lr=5e-4),
+    *(
+        Planned(model, data, length, trees="refined-aae-phantoms", lr=1e-3)
+        for model, data, length in (
+            ("pix2pix", "phantoms", "80 epochs"),
+            ("pix2pix-grade", "phantoms", "80 epochs"),
+            ("mi-gan", "phantoms", "120 epochs"),
+            ("pix2pix", REAL, "1200 epochs"),
+        )
+    ),
+    Planned("pix2pix-grade", "phantoms", "54 epochs", trees="refined-aae-phantoms", size=256,
+            batch_size=4, lr=1e-3),
+)  # fmt: skip
 
 
 MESSIDOR = (("messidor", ""),)
@@ -185,7 +196,8 @@ def run_plan(plan: Planned, runs: Path, device: str = "auto") -> SynthesisRun | 
     judge = load_vgg19("imagenet" if plan in PAPERS else "auto") if recipe.style else None
     run = fit_synthesis(
         recipe, training_pairs(plan), **length_of(plan.length), seed=plan.seed, judge=judge,
-        width=plan.width, batch_size=plan.batch_size, out=folder, device=device, name=plan.model,
+        width=plan.width, batch_size=plan.batch_size, lr=plan.lr, out=folder, device=device,
+        name=plan.model,
     )  # fmt: skip
     if run.interrupted:
         return None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from skimage.transform import resize
 
 from retina_lab import cli
 from retina_lab.datasets import open_dataset, open_split
@@ -29,7 +30,14 @@ from retina_lab.sampling import (
     random_noise,
     write_samples,
 )
-from retina_lab.synthesis import SYNTHESIS, Recipe, find_recipe, fit_synthesis, load_synthesis
+from retina_lab.synthesis import (
+    SYNTHESIS,
+    Recipe,
+    find_recipe,
+    fit_synthesis,
+    layout_loss,
+    load_synthesis,
+)
 from tests.conftest import made_sample
 
 QUICK = {"width": 4, "batch_size": 2, "progress": False, "device": "cpu"}
@@ -124,7 +132,7 @@ def expected_names(recipe):
         "fundus": ["generator"],
         "both": ["autoencoder", "generator"],
     }
-    found = names[recipe.makes]
+    found = names[recipe.makes] + ["refiner"] * bool(recipe.refine)
     if recipe.adversary != "none":
         found = [*found, "code"]
     if recipe.adversary == "dual":
@@ -202,6 +210,40 @@ def test_a_painter_learns_its_photographs(pairs):
     assert np.abs(painted - real).mean() < np.abs(real - real.mean((1, 2), keepdims=True)).mean()
 
 
+def test_the_layout_loss_asks_for_squares_and_not_for_places():
+    blurred = torch.zeros(1, 1, 32, 32)
+    blurred[..., 4:6, :] = 0.5  # in squares of 2×2: half everywhere in the third row
+    crisp, elsewhere = torch.zeros(2, 1, 1, 32, 32)
+    crisp[..., 4, :], elsewhere[..., 6, :] = 1, 1  # one line in that row of squares; one below
+    moved = crisp.roll(1, dims=-2)  # within the squares
+    least = layout_loss(blurred, blurred)
+    assert layout_loss(crisp, blurred) == layout_loss(moved, blurred) == least
+    assert least.item() == pytest.approx(math.log(2) / 16, abs=2e-4)  # a sixteenth is uncertain
+    assert layout_loss(elsewhere, blurred) > 2 * least
+
+
+def test_a_refiner_draws_over_what_the_decoder_draws(pairs, aae):
+    run = fitted("refined-aae", pairs, epochs=1)
+    codes = random_codes(run, 3, seed=1)
+    blurred, crisp = (draw_trees(run, codes, blurred=b) for b in (True, False))
+    with torch.inference_mode():
+        torch.testing.assert_close(crisp, run.networks["refiner"](blurred).sigmoid())
+    assert torch.equal(draw_trees(aae, codes, blurred=True), draw_trees(aae, codes))
+
+
+def test_the_refiner_and_its_judge_leave_the_decoder_alone(pairs):
+    """The tree's judge looks at the refined tree only, and no slope runs on into the decoder."""
+    one, other = (
+        fit_synthesis(
+            replace(find_recipe("refined-aae"), refine=weight, latent=8), pairs, epochs=1, **QUICK
+        )
+        for weight in (1.0, 50.0)
+    )
+    for part, same in {"autoencoder": True, "refiner": False}.items():
+        a, b = (list(run.networks[part].parameters()) for run in (one, other))
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) is same
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -228,6 +270,9 @@ def test_absurd_settings_are_named(settings, message, pairs):
         ({"conditions": ("age",)}, "unknown conditions"),
         ({"latent": 0}, "latent"),
         ({"gamma": 0}, "gamma"),
+        ({"adversary": "dual", "refine": -1.0}, "refine"),
+        ({"adversary": "code", "refine": 1.0}, "refine is not negative, and needs"),
+        ({"makes": "fundus", "refine": 1.0}, "refine"),
     ],
 )
 def test_absurd_recipes_are_named(settings, message):
@@ -327,6 +372,17 @@ def test_who_cannot_do_what(aae, told, pairs):
         paint(told, pairs.tree)
     with pytest.raises(ValueError, match="64×64 pixels and pix2pix-grade paints 32×32"):
         make_samples(told, 1, trees=make_pairs(graded(), 64))
+
+
+def test_trees_of_a_smaller_maker_are_enlarged(aae):
+    large = fitted("pix2pix", make_pairs(graded(), 64), epochs=1)
+    tree = draw_trees(aae, random_codes(aae, 1))[0, 0].numpy()
+    expected = resize(tree, (64, 64), order=1, mode="edge", anti_aliasing=False)
+    middle = np.median(expected)  # an untrained decoder draws greys
+    (made,) = make_samples(large, 1, trees=aae, threshold=middle)
+    sure = large.fov & (np.abs(expected - middle) > 1e-5)
+    assert np.array_equal(made.vessels[sure], (expected > middle)[sure])
+    assert 0 < made.vessels[sure].mean() < 1
 
 
 def test_grades_and_lesions_change_the_painting(told, pairs):

@@ -31,6 +31,7 @@ class FundusGenerator(nn.Module):
         noise: length of the random vector; 0: none, and one tree gives one photograph.
         noise_channels: of the maps that it becomes.
         dropout: probability in the first three doublings.
+        out_channels: 3 of a photograph.
 
     Raises:
         ValueError: if size and widths do not fit.
@@ -44,6 +45,7 @@ class FundusGenerator(nn.Module):
         noise: int = 0,
         noise_channels: int = 256,
         dropout: float = 0.5,
+        out_channels: int = 3,
     ):
         super().__init__()
         widths = check_widths(widths)
@@ -75,7 +77,8 @@ class FundusGenerator(nn.Module):
                 layers.append(nn.Dropout(dropout))
             self.decoder.append(nn.Sequential(*layers, nn.ReLU()))
             before = 2 * after  # the encoder's map comes beside it
-        self.head = nn.Sequential(nn.ConvTranspose2d(before, 3, 4, stride=2, padding=1), nn.Tanh())
+        last = nn.ConvTranspose2d(before, out_channels, 4, stride=2, padding=1)
+        self.head = nn.Sequential(last, nn.Tanh())
 
     def forward(self, condition: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """(N, in_channels, size, size) in [0, 1], noise (N, noise) → (N, 3, size, size) in [-1, 1].
@@ -100,6 +103,29 @@ class FundusGenerator(nn.Module):
         for double in self.decoder:
             x = torch.cat([double(x), skips.pop()], dim=1)
         return self.head(x)
+
+
+class TreeRefiner(FundusGenerator):
+    """A blurred vessel tree becomes a crisp one: pix2pix's generator, drawing instead of painting.
+
+    A code of a few dozen numbers cannot say where every vessel lies, and a decoder that is
+    compared pixel by pixel answers with a blur: the share of eyes in which a vessel runs there.
+    Beginning with that, this network draws one tree that fits it, as the finer generators of
+    Denton et al. (2015, LAPGAN) begin with a coarser picture.
+
+    Args:
+        size: side of the trees in pixels, divisible by 2 for each of the widths.
+        widths: channels after each halving.
+    """
+
+    def __init__(self, size: int = 256, widths: Sequence[int] = (64, 128, 256, 512, 512)):
+        super().__init__(size, widths, in_channels=1, dropout=0.0, out_channels=1)
+        self.head = self.head[0]  # logits
+        nn.init.constant_(self.head.bias, -2)  # about a tenth of an eye is vessel
+
+    def forward(self, tree: torch.Tensor) -> torch.Tensor:
+        """(N, 1, size, size) in [0, 1] → logits of the crisp tree, (N, 1, size, size)."""
+        return super().forward(tree)
 
 
 class PairDiscriminator(nn.Module):
