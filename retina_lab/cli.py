@@ -568,7 +568,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
     0: done; 1: it could not be done, the reason is on standard error; 2: the command line is
-    wrong; 130: interrupted.
+    wrong; 130: interrupted; 141: nobody reads the output any more.
     """
     for stream in (sys.stdout, sys.stderr):
         # A Windows console may not speak UTF-8; better a question mark than a crash.
@@ -579,7 +579,12 @@ def main(argv: list[str] | None = None) -> int:
     from retina_lab.train import TrainingError
 
     try:
-        return args.run_command(args) or 0
+        status = args.run_command(args) or 0
+        sys.stdout.flush()  # here, where a closed pipe can still be caught
+        return status
+    except BrokenPipeError:  # `retina-lab models | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        return 141
     except KeyboardInterrupt:
         print("retina-lab: interrupted", file=sys.stderr)
         return 130

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -199,3 +202,14 @@ def test_a_submission_for_the_grand_challenge(tmp_path, capsys):
             assert set(np.unique(np.asarray(picture))) <= {0, 255}
     assert cli.main(["submit", "--run", str(out), "--out", str(target)]) == 1
     assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, a closed pipe is another error")
+def test_a_reader_who_has_seen_enough_is_no_error():
+    """``retina-lab models | head -1`` ends quietly."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "retina_lab.cli", "models"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
