@@ -49,6 +49,8 @@ from retina_lab.pairs import LESIONS, PairSampler, TreePairs
 
 GENERATORS = ("autoencoder", "refiner", "generator", "fov")
 """What of a run's weights makes something; the rest are discriminators."""
+SETTLING = 32
+"""Batches from which the statistics of BatchNorm are measured after a training."""
 BANNER = "Synthetic images, not for clinical use."
 
 
@@ -296,6 +298,33 @@ class SynthesisTraining(Loop):
             verdicts = _verdicts(judge.module(*fake))
         return {"fooled": adversarial_loss(verdicts, True, kind), **report}
 
+    def make(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Everything that the generators make of a batch."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Measure the statistics of the generators' BatchNorms again, with the last weights.
+
+        The running averages mix those of weights that are no longer there, and in an adversarial
+        training weights never come to rest: a network that drew well batch by batch may draw
+        noise by them. So some batches are shown once more, and the plain mean is kept (Wu and
+        Johnson 2021, arXiv:2105.07576, "PreciseBN").
+        """
+        torch.manual_seed(step_seed(self.sampler.seed, 7))
+        generators = [self.networks[name].module for name in self.networks if name in GENERATORS]
+        normed = [m for g in generators for m in g.modules() if isinstance(m, nn.BatchNorm2d)]
+        usual = [norm.momentum for norm in normed]
+        for norm in normed:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean
+        for generator in generators:
+            generator.train()
+        with torch.no_grad(), self.fabric.autocast():
+            for step in range(SETTLING):
+                self.make(self.sampler.batch(step, self.fabric.device))
+        for norm, momentum in zip(normed, usual, strict=True):
+            norm.momentum = momentum
+
     @staticmethod
     def columns_of(*names: str) -> list[str]:
         """The columns of the history that rounds against these discriminators fill."""
@@ -319,6 +348,13 @@ class TreeTraining(SynthesisTraining):
         super().__init__(
             fabric, networks, optimizers, columns=[*columns, *self.columns_of(*judges)], **others
         )
+
+    def make(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Redrawn trees, and refined ones."""
+        drawn = self.networks["autoencoder"].module(batch["tree"])[0].sigmoid()
+        if not self.recipe.refine:
+            return (drawn,)
+        return drawn, self.networks["refiner"].module(drawn)
 
     def learn(self) -> dict[str, float]:
         """Encode, decode, compare; the code is to look like N(0, I), the tree like a tree."""
@@ -415,16 +451,25 @@ class FundusTraining(SynthesisTraining):
             columns=[*columns, *self.columns_of("discriminator")], **others,
         )  # fmt: skip
 
+    def noise_for(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """As loud as in training; None for a painter that takes none."""
+        if not self.recipe.noise:
+            return None
+        tree = batch["tree"]
+        return self.recipe.noise_training * torch.randn(
+            len(tree), self.recipe.noise, device=tree.device
+        )
+
+    def make(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Paintings."""
+        condition = conditions_of(self.recipe, batch)
+        return (self.networks["generator"].module(condition, self.noise_for(batch)),)
+
     def learn(self) -> dict[str, float]:
         """Paint, let it be judged, compare with the photograph."""
         batch = self.next_batch()
         real, condition = as_painting(batch["image"]), conditions_of(self.recipe, batch)
-        noise = None
-        if self.recipe.noise:
-            noise = self.recipe.noise_training * torch.randn(
-                len(real), self.recipe.noise, device=real.device
-            )
-        painted = self.networks["generator"](condition, noise)
+        painted = self.networks["generator"](condition, self.noise_for(batch))
         turn = self.step % self.recipe.generator_steps == self.recipe.generator_steps - 1
         report = self.play("discriminator", (condition, real), (condition, painted), turn)
         fooled, distance = report.pop("fooled"), (painted - real).abs().mean()
@@ -456,6 +501,11 @@ class EndToEndTraining(SynthesisTraining):
             fabric, networks, optimizers,
             columns=[*columns, *self.columns_of("code", "discriminator")], **others,
         )  # fmt: skip
+
+    def make(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Redrawn trees, and what is painted of them."""
+        drawn = self.networks["autoencoder"].module(batch["tree"])[0].sigmoid()
+        return drawn, self.networks["generator"].module(drawn)
 
     def learn(self) -> dict[str, float]:
         """One step by the sum of both losses (DR-synthesis report, equation 4)."""
@@ -535,7 +585,8 @@ def fit_synthesis(
 
     Adam with β₁ = .5 for every network, and a learning rate that falls linearly to zero. The last
     weights are kept: no single number says which of two generators is the better one
-    (:mod:`retina_lab.judge` has several).
+    (:mod:`retina_lab.judge` has several). The generators' BatchNorms are measured once more at the
+    end (:meth:`SynthesisTraining.settle`).
 
     Args:
         model: a name in ``SYNTHESIS``, or a recipe.
@@ -641,6 +692,8 @@ def fit_synthesis(
         training.finish(stop, progress)
         if not training.step and not stop.granted:
             raise TrainingError("the budget was over before the first step; give more time")
+        before = time.perf_counter()
+        training.settle()
         run = SynthesisRun(
             networks={
                 part: network.module.cpu().to(memory_format=torch.contiguous_format).eval()
@@ -650,7 +703,7 @@ def fit_synthesis(
             settings=settings,
             fov=pairs.fov.mean(dim=(0, 1)).numpy() >= 0.5,
             history=training.history().drop(columns="none"),
-            seconds={"train": training.seconds},
+            seconds={"train": training.seconds, "settle": time.perf_counter() - before},
             interrupted=stop.granted,
             out=out,
         )

@@ -31,6 +31,7 @@ from retina_lab.sampling import (
     write_samples,
 )
 from retina_lab.synthesis import (
+    SETTLING,
     SYNTHESIS,
     Recipe,
     find_recipe,
@@ -208,6 +209,19 @@ def test_a_painter_learns_its_photographs(pairs):
     painted = paint(run, pairs.tree).astype(float) / 255
     real = pairs.image.permute(0, 2, 3, 1).numpy()
     assert np.abs(painted - real).mean() < np.abs(real - real.mean((1, 2), keepdims=True)).mean()
+
+
+def test_norms_are_settled_with_the_last_weights(pairs):
+    """Their statistics are plain means over batches, not running averages over a training."""
+    encoder = fitted("pix2pix", pairs).networks["generator"].encoder
+    sampler = PairSampler(pairs, QUICK["batch_size"], seed=0)
+    convolution, norm = encoder[1][0], encoder[1][1]
+    with torch.no_grad():
+        maps = [convolution(encoder[0](sampler.batch(i)["tree"])) for i in range(SETTLING)]
+    expected = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
+    torch.testing.assert_close(norm.running_mean, expected, atol=1e-3, rtol=1e-2)
+    assert norm.momentum is not None
+    assert norm.num_batches_tracked == SETTLING
 
 
 def test_the_layout_loss_asks_for_squares_and_not_for_places():
