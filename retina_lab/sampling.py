@@ -48,14 +48,12 @@ def draw_trees(run: SynthesisRun, codes: torch.Tensor, blurred: bool = False) ->
         raise ValueError(f"{run.settings['model']} makes no trees; it paints given ones")
     if codes.ndim != 2 or codes.shape[1] != run.recipe.latent:
         raise ValueError(f"codes must be (N, {run.recipe.latent}), not {tuple(codes.shape)}")
-    steps = [run.networks["autoencoder"].decoder]
-    if "refiner" in run.networks and not blurred:
-        steps.append(run.networks["refiner"])
     trees = []
-    for made in codes.float().split(AT_ONCE):
-        for step in steps:
-            made = step(made).sigmoid()
-        trees.append(made)
+    for some in codes.float().split(AT_ONCE):
+        tree = run.networks["autoencoder"].decoder(some).sigmoid()
+        if "refiner" in run.networks and not blurred:
+            tree = run.networks["refiner"](tree, some).sigmoid()
+        trees.append(tree)
     return torch.cat(trees)
 
 

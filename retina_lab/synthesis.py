@@ -28,7 +28,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from retina_lab.adversarial import adversarial_loss, only_judging, share_called_real
+from retina_lab.adversarial import (
+    adversarial_loss,
+    gradient_penalty,
+    only_judging,
+    share_called_real,
+)
 from retina_lab.loop import (
     RECORD,
     RULES,
@@ -44,7 +49,12 @@ from retina_lab.loop import (
 )
 from retina_lab.models import count_parameters
 from retina_lab.models.autoencoder import CodeDiscriminator, TreeAutoencoder, kl_divergence
-from retina_lab.models.fundus import FundusGenerator, PairDiscriminator, TreeRefiner
+from retina_lab.models.fundus import (
+    FundusGenerator,
+    PairDiscriminator,
+    TreeDiscriminator,
+    TreeRefiner,
+)
 from retina_lab.pairs import LESIONS, PairSampler, TreePairs
 
 GENERATORS = ("autoencoder", "refiner", "generator", "fov")
@@ -72,6 +82,7 @@ class Recipe:
         code_hidden: layers of the code's discriminator; () is the report's.
         refine: weight of what binds a :class:`~retina_lab.models.fundus.TreeRefiner` to the
             decoder's blurred tree; above 0, it draws the tree that the second adversary judges.
+        penalty: weight of that adversary's gradient penalty R1.
         weight: λ, of the L1 distance between painted and real photograph.
         style: MI-GAN's style transfer loss in the place of L1.
         noise: numbers that the painter is given beside the tree (MI-GAN: 400).
@@ -89,6 +100,7 @@ class Recipe:
     latent: int = 128
     code_hidden: tuple[int, ...] = (256, 256)
     refine: float = 0.0
+    penalty: float = 0.0
     weight: float = 100.0
     style: bool = False
     noise: int = 0
@@ -114,6 +126,8 @@ class Recipe:
             raise ValueError("gamma and weight must be positive, noise_training not negative")
         if self.refine < 0 or (self.refine and (self.makes, self.adversary) != ("trees", "dual")):
             raise ValueError("refine is not negative, and needs trees and a dual adversary")
+        if self.penalty < 0 or (self.penalty and not self.refine):
+            raise ValueError("penalty is not negative, and is of what judges a refiner")
         if self.makes == "fundus" and self.adversary != "none":
             raise ValueError("an adversary is of trees; a painter always has its own")
         extras = self.noise or self.conditions or self.style
@@ -133,7 +147,7 @@ SYNTHESIS: dict[str, Recipe] = {
     "dual-aae": Recipe(makes="trees", source=AAE, adversary="dual"),
     "refined-aae": Recipe(
         makes="trees", source=f"{AAE}; refined after Denton et al. 2015 and Isola et al. 2017",
-        adversary="dual", reconstruction="bce", refine=20.0,
+        adversary="dual", reconstruction="bce", refine=100.0, penalty=0.01,
     ),
     "pix2pix": Recipe(makes="fundus", source=f"{PIX2PIX}; DR-synthesis report"),
     "pix2pix-grade": Recipe(
@@ -192,7 +206,8 @@ def build_networks(
     if recipe.makes != "fundus":
         networks["autoencoder"] = TreeAutoencoder(size, recipe.latent, width)
     if recipe.refine:
-        networks["refiner"] = TreeRefiner(size, [width * min(2**i, 8) for i in range(levels - 2)])
+        widths = [width * min(2**level, 8) for level in range(levels - 2)]
+        networks["refiner"] = TreeRefiner(size, recipe.latent, widths)
     if recipe.makes != "trees":
         # MI-GAN stops at 8×8 pixels, where the noise comes in; pix2pix goes down to one pixel
         depth = levels - 3 if recipe.noise else min(levels, 8)
@@ -207,11 +222,10 @@ def build_networks(
     if recipe.adversary != "none":
         networks["code"] = CodeDiscriminator(recipe.latent, recipe.code_hidden)
     halvings = max(2, levels - 4)  # 16×16 verdicts
-    if recipe.adversary == "dual":
-        # A refiner's judge sees more at once, 4×4 verdicts: it is to ask for whole trees.
-        networks["tree"] = PairDiscriminator(
-            0, width, levels - 2 if recipe.refine else halvings, picture_channels=1
-        )
+    if recipe.refine:  # 4×4 verdicts, which see nearly everything: it is to ask for whole trees
+        networks["tree"] = TreeDiscriminator(width, levels - 2)
+    elif recipe.adversary == "dual":
+        networks["tree"] = PairDiscriminator(0, width, halvings, picture_channels=1)
     if recipe.makes != "trees":
         # MI-GAN: 64 to 512 channels in the generator, 32 to 512 in its judge
         judged = max(1, width // 2) if recipe.noise else width
@@ -267,7 +281,9 @@ class SynthesisTraining(Loop):
         mine = slice(self.rank, None, self.fabric.world_size)
         return {name: values[mine] for name, values in batch.items()}
 
-    def play(self, name: str, real: tuple, fake: tuple, learns: bool = True) -> dict[str, Any]:
+    def play(
+        self, name: str, real: tuple, fake: tuple, learns: bool = True, penalty: float = 0.0
+    ) -> dict[str, Any]:
         """One round against a discriminator: it learns if it is its turn, then it judges.
 
         Args:
@@ -275,6 +291,7 @@ class SynthesisTraining(Loop):
             real: its inputs, for something real.
             fake: its inputs, for something made; the gradient of the verdict reaches them.
             learns: whether it is its turn.
+            penalty: weight of its gradient penalty, reckoned at every eighth step for all eight.
 
         Returns:
             ``fooled``, the generator's adversarial loss, a scalar with gradient, and what there
@@ -288,6 +305,13 @@ class SynthesisTraining(Loop):
             loss = adversarial_loss(says_real, True, kind) + adversarial_loss(
                 says_fake, False, kind
             )
+            if penalty and self.step % 8 == 0:  # lazily, as Karras et al. (2020) do
+                *others, picture = real
+                with torch.autocast(picture.device.type, enabled=False):  # slopes of slopes
+                    steep = gradient_penalty(
+                        lambda seen: _verdicts(judge.module(*others, seen)), picture.float()
+                    )
+                loss = loss + 8 * penalty * steep
             self.follow(loss, name)
             report = {
                 f"{name}_loss": loss.item(),
@@ -354,7 +378,8 @@ class TreeTraining(SynthesisTraining):
         drawn = self.networks["autoencoder"].module(batch["tree"])[0].sigmoid()
         if not self.recipe.refine:
             return (drawn,)
-        return drawn, self.networks["refiner"].module(drawn)
+        asked = torch.randn(len(drawn), self.recipe.latent, device=drawn.device)
+        return drawn, self.networks["refiner"].module(blurred_trees(self, asked), asked)
 
     def learn(self) -> dict[str, float]:
         """Encode, decode, compare; the code is to look like N(0, I), the tree like a tree."""
@@ -394,10 +419,14 @@ def tree_losses(
         nothing = tree[:, :0]  # the tree's discriminator is given no condition
         shown = drawn
         if recipe.refine:
-            blurred = drawn.detach()
-            shown = training.networks["refiner"](blurred).sigmoid()
+            # Of codes from N(0, I), as when it will be used; they need not be the trees' own.
+            asked = torch.randn_like(code)
+            blurred = blurred_trees(training, asked)
+            shown = training.networks["refiner"](blurred, asked).sigmoid()
             layout = layout_loss(shown, blurred)
-        rounds.append(training.play("tree", (nothing, tree), (nothing, shown)))
+        rounds.append(
+            training.play("tree", (nothing, tree), (nothing, shown), penalty=recipe.penalty)
+        )
     fooled = torch.stack([r.pop("fooled") for r in rounds]).sum()
     report = {
         "reconstruction": reconstruction.item(),
@@ -410,6 +439,12 @@ def tree_losses(
     if recipe.refine:
         loss, report["layout"] = loss + recipe.refine * layout, layout.item()
     return loss, report, drawn
+
+
+def blurred_trees(training: SynthesisTraining, codes: torch.Tensor) -> torch.Tensor:
+    """What the decoder draws of codes, (N, latent) → (N, 1, S, S) in [0, 1]; it learns nothing."""
+    with torch.no_grad(), training.fabric.autocast():
+        return training.networks["autoencoder"].module.decoder(codes).sigmoid().float()
 
 
 def layout_loss(refined: torch.Tensor, blurred: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ PLAN = (
     Planned("vae", "phantoms", "80 epochs", recipe=(("latent", 64),)),
     Planned("aae", "phantoms", "80 epochs", recipe=TREES),
     Planned("dual-aae", "phantoms", "80 epochs", recipe=TREES),
-    Planned("refined-aae", "phantoms", "80 epochs", recipe=TREES, lr=5e-4),
+    Planned("refined-aae", "phantoms", "80 epochs", recipe=TREES, lr=4e-4),
     *(
         Planned(model, data, length, trees="refined-aae-phantoms", lr=1e-3)
         for model, data, length in (

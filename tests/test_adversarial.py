@@ -15,6 +15,7 @@ from retina_lab.adversarial import (
     Adversary,
     adversarial_loss,
     as_adversary,
+    gradient_penalty,
     share_called_real,
 )
 from retina_lab.models import DropBlock2d, build_model
@@ -200,3 +201,21 @@ def test_it_trains_in_bf16(made_samples):
         **QUICK,
     )  # fmt: skip
     assert run.history[["loss", "adversarial"]].map(math.isfinite).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "expected"),
+    [
+        ([[3.0, 4.0]], 12.5),  # half of 3² + 4², wherever the pictures are
+        ([[0.0, 0.0]], 0.0),
+        ([[3.0, 4.0], [0.0, 1.0]], 17.0),  # two verdicts a picture: their sum rises by (3, 5)
+    ],
+)
+def test_the_gradient_penalty_by_hand(slopes, expected):
+    weights = torch.tensor(slopes, requires_grad=True)
+    pictures = torch.randn(5, 2, 1, 1)
+    penalty = gradient_penalty(lambda seen: (seen.flatten(1) @ weights.T,), pictures)
+    assert penalty.item() == pytest.approx(expected)
+    penalty.backward()
+    torch.testing.assert_close(weights.grad, weights.detach().sum(0).expand_as(weights))
+    assert not pictures.requires_grad

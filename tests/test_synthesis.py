@@ -241,7 +241,7 @@ def test_a_refiner_draws_over_what_the_decoder_draws(pairs, aae):
     codes = random_codes(run, 3, seed=1)
     blurred, crisp = (draw_trees(run, codes, blurred=b) for b in (True, False))
     with torch.inference_mode():
-        torch.testing.assert_close(crisp, run.networks["refiner"](blurred).sigmoid())
+        torch.testing.assert_close(crisp, run.networks["refiner"](blurred, codes).sigmoid())
     assert torch.equal(draw_trees(aae, codes, blurred=True), draw_trees(aae, codes))
 
 
@@ -287,6 +287,7 @@ def test_absurd_settings_are_named(settings, message, pairs):
         ({"adversary": "dual", "refine": -1.0}, "refine"),
         ({"adversary": "code", "refine": 1.0}, "refine is not negative, and needs"),
         ({"makes": "fundus", "refine": 1.0}, "refine"),
+        ({"penalty": 1.0}, "penalty is not negative, and is of what judges a refiner"),
     ],
 )
 def test_absurd_recipes_are_named(settings, message):

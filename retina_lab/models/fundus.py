@@ -111,21 +111,31 @@ class TreeRefiner(FundusGenerator):
     A code of a few dozen numbers cannot say where every vessel lies, and a decoder that is
     compared pixel by pixel answers with a blur: the share of eyes in which a vessel runs there.
     Beginning with that, this network draws one tree that fits it, as the finer generators of
-    Denton et al. (2015, LAPGAN) begin with a coarser picture.
+    Denton et al. (2015, LAPGAN) begin with a coarser picture. The code comes in beside the
+    coarsest maps, as MI-GAN's noise does, so that codes with one blur may have different trees.
 
     Args:
         size: side of the trees in pixels, divisible by 2 for each of the widths.
+        latent: length of the code.
         widths: channels after each halving.
     """
 
-    def __init__(self, size: int = 256, widths: Sequence[int] = (64, 128, 256, 512, 512)):
-        super().__init__(size, widths, in_channels=1, dropout=0.0, out_channels=1)
+    def __init__(
+        self,
+        size: int = 256,
+        latent: int = 128,
+        widths: Sequence[int] = (64, 128, 256, 512, 512, 512),
+    ):
+        super().__init__(
+            size, widths, 1, noise=latent, noise_channels=4 * widths[0], dropout=0.0,
+            out_channels=1,
+        )  # fmt: skip
         self.head = self.head[0]  # logits
         nn.init.constant_(self.head.bias, -2)  # about a tenth of an eye is vessel
 
-    def forward(self, tree: torch.Tensor) -> torch.Tensor:
-        """(N, 1, size, size) in [0, 1] → logits of the crisp tree, (N, 1, size, size)."""
-        return super().forward(tree)
+    def forward(self, tree: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """(N, 1, size, size) in [0, 1], code (N, latent) → logits of the crisp tree."""
+        return super().forward(tree, code)
 
 
 class PairDiscriminator(nn.Module):
@@ -160,3 +170,27 @@ class PairDiscriminator(nn.Module):
     def forward(self, condition: torch.Tensor, picture: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(N, in_channels, H, W) and (N, picture_channels, H, W) → one map of verdicts."""
         return (self.trunk(torch.cat([condition, picture], dim=1)),)
+
+
+class TreeDiscriminator(PairDiscriminator):
+    """Are these whole trees, and are they different ones? For what a refiner draws.
+
+    Before the last convolution each place is told how much the batch differs, in one number: the
+    standard deviation over the batch, averaged over maps and places (Karras et al. 2018). A
+    refiner that draws the same tree again and again gives itself away.
+
+    Args:
+        width: channels after the first halving.
+        halvings: number of strided convolutions.
+    """
+
+    def __init__(self, width: int = 64, halvings: int = 6):
+        super().__init__(0, width, halvings, picture_channels=1)
+        self.trunk[-1] = nn.Conv2d(self.trunk[-1].in_channels + 1, 1, 3, padding=1)
+
+    def forward(self, condition: torch.Tensor, picture: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(N, 0, H, W) and (N, 1, H, W) → one map of verdicts."""
+        maps = self.trunk[:-1](torch.cat([condition, picture], dim=1))
+        spread = (maps.float().var(dim=0, unbiased=False) + 1e-8).sqrt().mean().to(maps.dtype)
+        maps = torch.cat([maps, spread.expand(len(maps), 1, *maps.shape[2:])], dim=1)
+        return (self.trunk[-1](maps),)

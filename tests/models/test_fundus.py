@@ -4,7 +4,12 @@ import pytest
 import torch
 import torch.nn as nn
 
-from retina_lab.models.fundus import FundusGenerator, PairDiscriminator
+from retina_lab.models.fundus import (
+    FundusGenerator,
+    PairDiscriminator,
+    TreeDiscriminator,
+    TreeRefiner,
+)
 from retina_lab.models.receptive_field import field_by_formula
 from tests.conftest import assert_every_weight_learns
 
@@ -76,3 +81,44 @@ def test_every_weight_learns():
     judge(tree, generator(tree, torch.randn(2, 4)))[0].square().mean().backward()
     for network in (generator, judge):
         assert_every_weight_learns(network)
+
+
+def test_a_refiner_hears_the_code():
+    refiner = TreeRefiner(32, latent=5, widths=(4, 8, 8)).eval()
+    blurred, codes = torch.rand(1, 1, 32, 32).expand(2, -1, -1, -1), torch.randn(2, 5)
+    one, other = refiner(blurred, codes)
+    assert one.shape == (1, 32, 32)
+    assert not torch.allclose(one, other)
+    with torch.no_grad():
+        for weights in refiner.parameters():
+            weights.mul_(0)
+        refiner.head.bias.fill_(-2)
+    assert (refiner(blurred, codes) == -2).all()  # logits: no tanh at the end
+    with pytest.raises(ValueError, match="5 random numbers"):
+        refiner(blurred, None)
+
+
+def test_every_weight_of_refiner_and_judge_learns():
+    refiner, judge = TreeRefiner(32, 5, (4, 8, 8)), TreeDiscriminator(4, 3)
+    tree = refiner(torch.rand(3, 1, 32, 32), torch.randn(3, 5)).sigmoid()
+    (verdicts,) = judge(tree[:, :0], tree)
+    assert verdicts.shape == (3, 1, 4, 4)
+    verdicts.square().sum().backward()
+    assert_every_weight_learns(refiner)
+    assert_every_weight_learns(judge)
+
+
+def test_the_judge_of_trees_is_told_how_much_they_differ():
+    judge = TreeDiscriminator(2, 1).eval()
+    with torch.no_grad():
+        judge.trunk[0].weight.zero_()
+        judge.trunk[0].weight[:, 0, 1, 1] = 1  # every map: one pixel of each square of 2×2
+        judge.trunk[0].bias.zero_()
+        judge.trunk[-1].weight.zero_()
+        judge.trunk[-1].weight[0, -1, 1, 1] = 1  # hears the spread and nothing else
+        judge.trunk[-1].bias.zero_()
+    black, white = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    for trees, spread in ((black, black), 0.0), ((black, white), 0.5), ((black, 0.4 * white), 0.2):
+        trees = torch.cat(trees)
+        (verdicts,) = judge(trees[:, :0], trees)
+        torch.testing.assert_close(verdicts, torch.full_like(verdicts, spread), atol=2e-4, rtol=0)
