@@ -305,14 +305,14 @@ class SynthesisTraining(Loop):
             loss = adversarial_loss(says_real, True, kind) + adversarial_loss(
                 says_fake, False, kind
             )
-            if penalty and self.step % 8 == 0:  # lazily, as Karras et al. (2020) do
+            steep = 0.0
+            if penalty and self.step % 8 == 0:  # lazily: Karras et al. 2020, arXiv:1912.04958
                 *others, picture = real
                 with torch.autocast(picture.device.type, enabled=False):  # slopes of slopes
                     steep = gradient_penalty(
                         lambda seen: _verdicts(judge.module(*others, seen)), picture.float()
                     )
-                loss = loss + 8 * penalty * steep
-            self.follow(loss, name)
+            self.follow(loss + 8 * penalty * steep, name)
             report = {
                 f"{name}_loss": loss.item(),
                 f"{name}_real": share_called_real(says_real, kind),

@@ -258,6 +258,18 @@ def test_the_refiner_and_its_judge_leave_the_decoder_alone(pairs):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) is same
 
 
+def test_the_penalty_reaches_the_judge_of_trees(pairs):
+    """Both judges see the same two trees in the first step; only the penalty can part them."""
+    judges = [
+        fit_synthesis(
+            replace(find_recipe("refined-aae"), penalty=weight, latent=8),
+            pairs.select(range(2)), epochs=1, **QUICK,
+        ).networks["tree"].state_dict()
+        for weight in (0.0, 100.0)
+    ]  # fmt: skip
+    assert not torch.equal(*(weights["trunk.0.weight"] for weights in judges))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
