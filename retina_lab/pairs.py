@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from retina_lab.augment import affine_matrix, flip, warp
+from retina_lab.cleaning import Cleaning
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.loop import MIXED, TrainingError, step_seed
 
@@ -191,6 +192,29 @@ def make_pairs(
         dataset=MIXED.join(dict.fromkeys(datasets)),
         tree_source=tree_source or ("the first observer" if trees is None else "given"),
     )
+
+
+def as_vessels(shares: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Which pixels of small trees are vessel, where yes or no is wanted.
+
+    In a picture this small the thinnest vessels fill less than half of every pixel that they pass
+    through, and a threshold cuts them into dots. So half the threshold will do where a chain of
+    such pixels ties it to a sure one (hysteresis, :mod:`retina_lab.cleaning`).
+
+    Args:
+        shares: (…, S, S) in [0, 1], which share of a pixel is vessel.
+        threshold: of the sure pixels, in (0, 1].
+
+    Returns:
+        (…, S, S) ``bool``.
+
+    Raises:
+        ValueError: if the threshold is out of range, or a share is not a number.
+    """
+    shares = np.clip(shares, 0, 1)  # interpolation may round a little beyond
+    cut = Cleaning(threshold, threshold / 2)
+    planes = [cut.vessels(plane) for plane in shares.reshape(-1, *shares.shape[-2:])]
+    return np.array(planes, dtype=bool).reshape(shares.shape)
 
 
 def segmented_trees(run, samples: Sequence[FundusSample]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from retina_lab.datasets.manifests import sha256_of
 from retina_lab.datasets.phantom import SMALLEST, make_phantom
 from retina_lab.datasets.sample import FundusSample
 from retina_lab.loop import step_seed
-from retina_lab.pairs import LESIONS, TreePairs, field_box, lesion_maps
+from retina_lab.pairs import LESIONS, TreePairs, as_vessels, field_box, lesion_maps
 from retina_lab.synthesis import BANNER, SynthesisRun, conditions_of
 
 MANIFEST = "manifest.json"
@@ -287,7 +287,8 @@ def make_samples(
             painter's pictures are larger, or pairs of the painter's size, whose trees are taken in
             turn. None: the painter's own, if it makes both.
         grade: of all of them, or one each; None: each of the painter's grades in turn.
-        threshold: share of a pixel from which it counts as vessel, or as lesion.
+        threshold: share of a pixel from which it counts as vessel for sure
+            (:func:`~retina_lab.pairs.as_vessels`), or as lesion.
 
     Returns:
         Samples named ``synthetic_0000`` and so on, with vessels, field of view, and the grade
@@ -336,7 +337,7 @@ def make_samples(
                 name=f"synthetic_{i:04d}",
                 image=images[i] * painter.fov[..., None],
                 fov=painter.fov,
-                vessels=(tree[i, 0].numpy() >= threshold) & painter.fov,
+                vessels=as_vessels(tree[i, 0].numpy(), threshold) & painter.fov,
                 lesions=marked,
                 grade=None if grades is None else grades[i],
                 dataset=f"synthetic by {painter.settings['model']}",

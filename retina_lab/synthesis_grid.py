@@ -32,7 +32,7 @@ from retina_lab.datasets.sample import FundusSample
 from retina_lab.grids import length_of
 from retina_lab.loop import versions, write_atomically
 from retina_lab.models.vgg import load_vgg19
-from retina_lab.pairs import TreePairs, make_pairs, pairs_with_trees
+from retina_lab.pairs import TreePairs, as_vessels, make_pairs, pairs_with_trees
 from retina_lab.results import between_markers
 from retina_lab.sampling import draw_trees, make_samples, random_codes
 from retina_lab.synthesis import BANNER, SynthesisRun, find_recipe, fit_synthesis
@@ -256,7 +256,7 @@ def judge_plan(
 
 def judge_trees(trees: np.ndarray, learned: TreePairs, fov: np.ndarray) -> dict[str, Any]:
     """Statistics, novelty and variety of trees, (N, S, S) in [0, 1]."""
-    made, real = trees >= 0.5, learned.tree[:, 0].numpy() >= 0.5
+    made, real = as_vessels(trees), as_vessels(learned.tree[:, 0].numpy())
     fields = learned.fov[:, 0].numpy() > 0.5
     few = slice(2 * len(made))  # for one half to compare with, and one to compare that with
     statistics = judge.compare_trees(
@@ -276,10 +276,7 @@ def judge_trees(trees: np.ndarray, learned: TreePairs, fov: np.ndarray) -> dict[
 def judge_photographs(made: list[FundusSample], learned: TreePairs) -> dict[str, Any]:
     """Nearness, variety, kernel distance and agreement of painted photographs."""
     # A network that has learned from other phantoms, and from nothing that was made up.
-    network = load_shipped("small-unet-phantom")
-    # It reads the squares as they are: blown up to its own scale they agreed less with their
-    # labels, the real ones too.
-    network.settings["fov_width"] = None
+    network = judge.reader(load_shipped("small-unet-phantom"), learned.size)
     real = samples_of(learned)
     pictures = np.stack([s.image for s in made])
     known = np.stack([s.image for s in real])
@@ -314,7 +311,7 @@ def samples_of(pairs: TreePairs) -> list[FundusSample]:
             name=name,
             image=images[i],
             fov=pairs.fov[i, 0].numpy() > 0.5,
-            vessels=pairs.tree[i, 0].numpy() >= 0.5,
+            vessels=as_vessels(pairs.tree[i, 0].numpy()),
             dataset=pairs.dataset,
         )
         for i, name in enumerate(pairs.names)
@@ -333,11 +330,30 @@ def use_for_training(
     Returns:
         For each diet the number of photographs, and the Dice on the test photographs by seed.
     """
-    split = open_split("phantom") if isinstance(plan.data, str) else open_split(*plan.data[0])
-    real, test = (samples_of(make_pairs(part, plan.size)) for part in (split.train, split.test))
-    diets = {"real": real, "synthetic": made, "real + synthetic": [*real, *made]}
-    found = {"dataset": split.test.name, "split": split.name, "budget": budget}
-    return found | compare_diets(diets, test, budget, seeds, device)
+    data = ("phantom", "official") if isinstance(plan.data, str) else plan.data[0]
+    real, test = _at_size(*data, plan.size)
+    diets = {"synthetic": made, "real + synthetic": [*real, *made]}
+    return (
+        dict(zip(("dataset", "split", "budget"), (*data, budget), strict=True))
+        | _real_only(*data, plan.size, budget, tuple(seeds), device)
+        | compare_diets(diets, test, budget, seeds, device)
+    )
+
+
+@lru_cache(maxsize=1)
+def _at_size(dataset: str, split: str, size: int) -> tuple[list[FundusSample], list[FundusSample]]:
+    both = open_split(dataset, split)
+    real, test = (samples_of(make_pairs(part, size)) for part in (both.train, both.test))
+    return real, test
+
+
+@lru_cache
+def _real_only(
+    dataset: str, split: str, size: int, budget: str, seeds: tuple[int, ...], device: str
+) -> dict[str, Any]:
+    """The control, once for all painters that are judged on the same photographs."""
+    real, test = _at_size(dataset, split, size)
+    return compare_diets({"real": real}, test, budget, seeds, device)
 
 
 def compare_diets(

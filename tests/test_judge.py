@@ -21,9 +21,12 @@ from retina_lab.judge import (
     nearest,
     nearness,
     network_features,
+    reader,
     tree_statistics,
     variety,
 )
+from retina_lab.pairs import make_pairs
+from retina_lab.synthesis_grid import samples_of
 from retina_lab.weights import load_shipped
 
 
@@ -251,3 +254,15 @@ def test_features_and_agreement_on_phantoms():
     right = agreement(trees, samples, run)
     wrong = agreement({n: v[::-1] for n, v in trees.items()}, samples, run)
     assert right > 0.7 > 0.4 > wrong
+
+
+def test_small_pictures_are_read_at_twice_their_size():
+    run = load_shipped("small-unet-phantom")
+    own = run.settings["fov_width"]
+    assert reader(run, 64).settings["fov_width"] == 128
+    assert reader(run, 4 * own).settings["fov_width"] == own
+    assert run.settings["fov_width"] == own
+    small = samples_of(make_pairs(open_split("phantom").test[:3], 128))
+    trees = {s.name: s.vessels for s in small}
+    twice, blurred = agreement(trees, small, reader(run, 128)), agreement(trees, small, run)
+    assert twice > max(0.6, blurred)

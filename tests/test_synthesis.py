@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from skimage.transform import resize
 
-from retina_lab import cli
+from retina_lab import cli, sampling
 from retina_lab.datasets import open_dataset, open_split
 from retina_lab.loop import TrainingError
-from retina_lab.pairs import LESIONS, PairSampler, field_box, make_pairs, square
+from retina_lab.pairs import LESIONS, PairSampler, as_vessels, field_box, make_pairs, square
 from retina_lab.sampling import (
     between_codes,
     draw_trees,
@@ -401,15 +400,35 @@ def test_who_cannot_do_what(aae, told, pairs):
         make_samples(told, 1, trees=make_pairs(graded(), 64))
 
 
-def test_trees_of_a_smaller_maker_are_enlarged(aae):
+def test_trees_of_a_smaller_maker_are_enlarged(aae, monkeypatch):
     large = fitted("pix2pix", make_pairs(graded(), 64), epochs=1)
-    tree = draw_trees(aae, random_codes(aae, 1))[0, 0].numpy()
-    expected = resize(tree, (64, 64), order=1, mode="edge", anti_aliasing=False)
-    middle = np.median(expected)  # an untrained decoder draws greys
-    (made,) = make_samples(large, 1, trees=aae, threshold=middle)
-    sure = large.fov & (np.abs(expected - middle) > 1e-5)
-    assert np.array_equal(made.vessels[sure], (expected > middle)[sure])
-    assert 0 < made.vessels[sure].mean() < 1
+    bar = torch.zeros(1, 1, 32, 32)
+    bar[..., 8:11, :] = 1  # twice as high: 16 to 22, and a quarter on either side
+    monkeypatch.setattr(sampling, "draw_trees", lambda run, codes: bar)
+    (made,) = make_samples(large, 1, trees=aae)
+    expected = np.zeros((64, 64), bool)
+    expected[15:23] = True
+    assert np.array_equal(made.vessels, expected & large.fov)
+
+
+@pytest.mark.parametrize(
+    ("row", "threshold", "expected"),
+    [
+        ([0.3, 0.3, 0.6, 0.3, 0.2, 0.3], 0.5, [1, 1, 1, 1, 0, 0]),  # faint beside sure, and cut off
+        ([0.3, 0.4, 0.4, 0.3, 0.3, 0.4], 0.5, [0, 0, 0, 0, 0, 0]),  # a haze has nothing sure
+        ([0.5, 0.25, 0.24, 0.0, 0.0, 1.0], 0.5, [1, 1, 0, 0, 0, 1]),
+        ([0.3, 0.3, 0.6, 0.3, 0.2, 0.3], 0.3, [1, 1, 1, 1, 1, 1]),
+        ([1 + 1e-6, -1e-6, 0, 0, 0, 0], 1.0, [1, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_faint_pixels_that_are_tied_to_sure_ones_are_vessel(row, threshold, expected):
+    planes = np.zeros((2, 3, 6), np.float32)
+    planes[1, 1] = row
+    found = as_vessels(planes, threshold)
+    assert found.dtype == bool
+    assert found[1, 1].tolist() == [bool(x) for x in expected]
+    assert found.sum() == sum(expected)  # and nothing anywhere else
+    assert np.array_equal(as_vessels(planes[1], threshold), found[1])
 
 
 def test_grades_and_lesions_change_the_painting(told, pairs):
