@@ -346,7 +346,6 @@ GRIDS: dict[str, list[AnyCell]] = {
         *CLASS.values(),
         Cell("small-unet", *PHANTOM, "5m", 0, (PHANTOM, DRIVE, CHASE, STARE), val=0),
         *(Cell("small-unet", *DRIVE, "20m", seed, val=0) for seed in range(3)),
-        *(Cell("small-unet", *CHASE, "20m", seed, val=0) for seed in range(3)),
     ],
     # The same seconds for lwnet's recipe, in our own framework.
     "lwnet": [

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from retina_lab import plots
 from retina_lab.metrics import betti_numbers, count, dice
+from retina_lab.pairs import as_vessels
 from retina_lab.sampling import between_codes, draw_trees, paint, principal_directions
 from retina_lab.synthesis import BANNER, SynthesisRun
 from retina_lab.widgets.base import Explorer, menu, slider
@@ -37,7 +38,7 @@ def _squares(number: int, painted: bool, below: float):
 def _draw(run: SynthesisRun, codes: torch.Tensor, threshold: float):
     """Trees of codes as maps in [0, 1], (N, S, S), and which of their pixels are vessel."""
     maps = draw_trees(run, codes)[:, 0].numpy()
-    return maps, (maps >= threshold) & run.fov
+    return maps, as_vessels(maps, threshold) & run.fov
 
 
 def _painted(painter: SynthesisRun, tree: np.ndarray) -> np.ndarray:
@@ -81,7 +82,7 @@ def render_latent_walk(
     Args:
         run: of a model that makes trees.
         axes: from :func:`retina_lab.sampling.principal_directions`.
-        threshold: of a vessel pixel.
+        threshold: of a sure vessel pixel (:func:`~retina_lab.pairs.as_vessels`).
         painter: of a model that paints trees of this size, to show the painted tree too.
         steps: how many standard deviations to go along the first direction, the second, ….
     """
@@ -138,7 +139,7 @@ def explore_latent_walk(
     Args:
         run: of a model that makes trees.
         codes: (N, latent) of known trees, from :func:`retina_lab.sampling.encode_trees`; N ≥ 2.
-        threshold: of a vessel pixel.
+        threshold: of a sure vessel pixel (:func:`~retina_lab.pairs.as_vessels`).
         painter: of a model that paints trees of this size, to show the painted tree too.
 
     Raises:
@@ -177,7 +178,8 @@ def render_interpolation(
         share: of the way, in [0, 1].
         path: ``"straight"`` or ``"spherical"``, see
             :func:`retina_lab.sampling.between_codes`.
-        threshold: of a vessel pixel; for the words only.
+        threshold: of a sure vessel pixel (:func:`~retina_lab.pairs.as_vessels`); only for the
+            words.
         painter: of a model that paints trees of this size, to show the painted tree too.
     """
     code = between_codes(*ends, share, spherical=path == "spherical")
@@ -223,7 +225,7 @@ def explore_interpolation(
     Args:
         run: of a model that makes trees.
         ends: (2, latent).
-        threshold: of a vessel pixel.
+        threshold: of a sure vessel pixel (:func:`~retina_lab.pairs.as_vessels`).
         painter: of a model that paints trees of this size, to show the painted tree too.
 
     Raises:
