@@ -784,7 +784,7 @@ def test_the_walk_starts_at_the_mean_and_goes_in_deviations():
     assert "100% of the vessel pixels" not in far
     figure = widgets.render_latent_walk(AUTOENCODER, WALK, **none | {"direction_2": -3.0})
     shown = np.asarray(figure.axes[0].images[0].get_array())
-    assert shown == pytest.approx(draw_trees(AUTOENCODER, code[None])[0, 0].numpy(), abs=1e-5)
+    assert shown == pytest.approx(draw_trees(AUTOENCODER, code[None])[0, 0].numpy(), abs=1e-3)
 
 
 def test_few_codes_have_few_directions():
