@@ -117,6 +117,11 @@ def test_the_table_says_what_the_files_say():
     text = synthesis_grid.tables([report])
     assert "| 0.1 (0.2) | 0.25 **alarm** | 0.5 (0.01) | 0.6 (0.8) |" in text
     assert "| x | 0.6000 (0.5000–0.7000; n = 3) |" in text
+    assert "made-up ones in 0 of 1 rows, and more than the mixture of both in 0." in text
+    report["training"]["real"] = {"photographs": 3, "dice": {"0": 0.55, "1": 0.61, "2": 0.9}}
+    report["training"]["synthetic"]["dice"] = {"0": None}  # no vessel to learn from
+    both = synthesis_grid.tables([report, report])
+    assert "made-up ones in 2 of 2 rows, and more than the mixture of both in 2." in both
     assert synthesis_grid.tables([]) == ""
 
 
