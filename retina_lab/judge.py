@@ -248,10 +248,10 @@ READ_AT = 256
 def reader(run, size: int):
     """One of our own segmentation networks, told to read small pictures at ``READ_AT`` pixels.
 
-    Blown up to the width that it has learned from, a small picture is a blur, and as it is, its
-    vessels are too thin to be seen: in training photographs brought to 128 pixels, real ones and
-    phantoms, the networks that are shipped agree best with the labels near twice that. Larger
-    pictures are read as they are.
+    As it is, a small picture's vessels are too thin to be seen: in training pictures brought to
+    128 pixels, real ones and phantoms, the shipped networks agree much better with the labels at
+    256. Blown up to the full width that it has learned from, the one for phantoms sees less again.
+    Larger pictures are read as they are.
 
     Args:
         run: a :class:`retina_lab.train.Run`; it is left as it was.
