@@ -2,21 +2,13 @@
 #
 #   make lab     opens the course in JupyterLab
 #   make book    executes every notebook and renders the book
-#                (make book DATASET=chase_db1 PROFILE=class on real images)
+#                (make book DATASET=chase_db1 PROFILE=class on real images; without these
+#                words RETINA_LAB_DATASET and RETINA_LAB_PROFILE, or else phantoms in class)
 #   make test    runs everything that guards the course
 #   make bench   measures
 #   make clean   removes what these made, .venv aside
 #
 # RETINA_LAB_DATA=FOLDER says where real images lie (otherwise data/).
-
-DATASET ?= phantom
-PROFILE ?= class
-
-ifdef RETINA_LAB_DATA
-# notebooks run in their own folder, so a relative path would lead elsewhere there
-override RETINA_LAB_DATA := $(abspath $(RETINA_LAB_DATA))
-export RETINA_LAB_DATA
-endif
 
 # The first Python that is new enough; the tested one first.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -33,7 +25,7 @@ lab: $(INSTALLED)
 	$(PY) -m retina_lab.course lab
 
 book: $(INSTALLED)
-	$(PY) -m retina_lab.course book --profile $(PROFILE) --dataset $(DATASET)
+	$(PY) -m retina_lab.course book $(if $(PROFILE),--profile $(PROFILE)) $(if $(DATASET),--dataset "$(DATASET)")
 
 test: $(INSTALLED)
 	$(PY) -m retina_lab.course test

@@ -8,10 +8,12 @@ import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from retina_lab.course import book, runner
 from retina_lab.course.project import CourseError
 from retina_lab.course.references import read_references
+from retina_lab.datasets import open_labelled_split
 from tests.chromium import needs_chromium, open_page
 from tests.made_notebooks import code, good_notebook, made_course, write
 
@@ -66,6 +68,16 @@ def test_page_of_a_notebook_needs_no_kernel():
     assert "dataset `chase_db1`, profile `smoke`, seed = 3; 2026-01-02, in 12 s." in first
     assert first.endswith("\nText.")
     assert book.WIDGET_VIEW in notebook.cells[1].outputs[0].data  # the original is left alone
+
+
+def test_page_says_where_phantoms_stand_in(tmp_path, capsys):
+    for number in range(2):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"eye{number}.png")
+    open_labelled_split(tmp_path)  # nobody has labelled these
+    cell = code("x")
+    cell.outputs = [new_output("stream", name="stdout", text=f"1\n{capsys.readouterr().out}2\n")]
+    page = book.book_copy(new_notebook(cells=[new_markdown_cell("# Title"), cell]), MADE)
+    assert "(2; 5 are the least), so phantoms take its place here.\n```" in page.cells[0].source
 
 
 # --- what a finished book is searched for ------------------------------------------------------
@@ -143,7 +155,8 @@ def test_broken_links_are_found(tmp_path):
 
 
 SLIDER = """\
-from IPython.display import HTML, display
+from IPython.display import HTML, Markdown, display
+display(Markdown("| a | b |\\n|---|---|\\n| 1 | **2** |"))
 display(HTML('''<input type="range" id="s" aria-label="number" min="0" max="9" value="5"
 oninput="document.getElementById('seen').textContent = 'seen ' + this.value">
 <output id="seen">seen 5</output>'''))
@@ -186,6 +199,7 @@ def test_book_says_with_what_it_was_computed(built):
     page = (built.parent / "notebooks" / "01_made.html").read_text("utf-8")
     assert "Computed with" in page
     assert "<summary>Solution</summary>" in page
+    assert re.search(r"<td>(<p>)?<strong>2</strong>(</p>)?</td>", page)  # an output's table
 
 
 @pytest.mark.slow

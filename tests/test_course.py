@@ -546,13 +546,15 @@ def test_key_follows_notebook_settings_and_library(monkeypatch):
 
 def test_environment_is_put_back(course, monkeypatch):
     monkeypatch.setenv("RETINA_LAB_PROFILE", "full")
-    monkeypatch.setenv("RETINA_LAB_DATA", "images")
+    two = os.pathsep.join(("images", "my eyes"))
+    monkeypatch.setenv("RETINA_LAB_DATA", two)
     with runner._environment(runner.Settings("smoke", static=True)):
         assert os.environ["RETINA_LAB_PROFILE"] == "smoke"
         assert os.environ["RETINA_LAB_STATIC"] == "1"
-        assert os.environ["RETINA_LAB_DATA"] == str(course / "images")
+        whole = os.pathsep.join((str(course / "images"), str(course / "my eyes")))
+        assert os.environ["RETINA_LAB_DATA"] == whole
     assert os.environ["RETINA_LAB_PROFILE"] == "full"
-    assert os.environ["RETINA_LAB_DATA"] == "images"
+    assert os.environ["RETINA_LAB_DATA"] == two
     assert "RETINA_LAB_STATIC" not in os.environ
 
 

@@ -428,6 +428,24 @@ def test_one_table_is_sorted_and_has_the_observer(written):
     assert cells[3][5] == cells[5][5] == "–"
     assert cells[4][4] == "0.7900"
     assert cells[5][2:4] == ["–", "–"]
+    written(result(dataset="phantom", observer=0.9))
+    assert "second observer, simulated" in results.one_table(
+        results.scored("x"), "phantom", "official"
+    )
+
+
+def test_published_maps_are_shown_with_the_bound_of_their_dice(written):
+    maps = result("DRIU", None, kind="published", budget=None, pooled=0.7)
+    positives, negatives = [0] * 256, [0] * 256
+    positives[50], negatives[50], positives[200], negatives[0] = 4, 5, 4, 90
+    pixels = {"positives": positives, "negatives": negatives}
+    maps["reports"]["drive official"]["histograms"] = {"fov": pixels, "all": pixels}
+    hard = result("CRFs", None, kind="published", budget=None, pooled=0.6)
+    written(maps, hard)
+    lines = results.one_table(results.scored("x"), "drive", "official").splitlines()
+    dice = [line.split("|")[5].strip() for line in lines[2:]]
+    # 8 of 8 with 5 false alarms: 16/21; 4 of 8 with none: 8/12
+    assert dice == ["0.7000† (at best 0.7619)", "0.6000†"]
 
 
 def test_the_matrix_is_trained_on_against_tested_on(written):

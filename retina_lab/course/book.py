@@ -24,6 +24,7 @@ import nbformat
 from retina_lab.course import template
 from retina_lab.course.project import CourseError
 from retina_lab.course.runner import Settings, read_executed
+from retina_lab.datasets.layouts import INSTEAD
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MATHJAX = "tex-svg-full.js"  # everything in one file: nothing is loaded later
@@ -60,7 +61,8 @@ def book_copy(notebook, made: dict):
 
     Widgets give way to the HTML that they carry (an output without any is dropped: a progress
     bar has nothing to say afterwards), warnings to the reader of a log are left out, and the page
-    says with what it was computed. `made` is what the runner wrote (`runner.read_executed`).
+    says with what it was computed, and where phantoms had to stand in for the dataset. `made` is
+    what the runner wrote (`runner.read_executed`).
     """
     page = copy.deepcopy(notebook)
     page.metadata.pop("widgets", None)
@@ -71,6 +73,13 @@ def book_copy(notebook, made: dict):
             cell.metadata["tags"] = [*template.tags(cell), "remove-cell"]
         cell.outputs = [output for output in cell.outputs if _shown(output)]
     title, _, rest = page.cells[0].source.partition("\n")
+    said = "".join(
+        output.text
+        for cell in page.cells
+        for output in cell.get("outputs", ())
+        if output.output_type == "stream"
+    )
+    instead = [line.strip() for line in said.split("\n") if line.strip().endswith(INSTEAD)]
     given = "".join(f", {name} = {value!r}" for name, value in made["parameters"].items())
     page.cells[0].source = "\n".join(
         [
@@ -80,6 +89,7 @@ def book_copy(notebook, made: dict):
             ":class: computed",
             f"dataset `{Path(made['dataset']).name}`, profile `{made['profile']}`{given}; "
             f"{made['finished'].split()[0]}, in {made['seconds']:.0f} s.",
+            *dict.fromkeys(instead),
             "```",
             rest,
         ]

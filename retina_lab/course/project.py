@@ -70,9 +70,9 @@ def find_notebooks(names: list[str], root: Path | None = None) -> list[Path]:
 
 
 def data_root() -> str | None:
-    """Return ``RETINA_LAB_DATA`` as an absolute path (a kernel runs in another folder), or None."""
-    value = os.environ.get("RETINA_LAB_DATA")
-    return str(Path(value).expanduser().resolve()) if value else None
+    """Return ``RETINA_LAB_DATA`` with absolute paths (a kernel runs in another folder), or None."""
+    folders = [part.strip() for part in os.environ.get("RETINA_LAB_DATA", "").split(os.pathsep)]
+    return os.pathsep.join(str(Path(f).expanduser().resolve()) for f in folders if f) or None
 
 
 def slug(text: str) -> str:

@@ -723,6 +723,10 @@ def open_split(name: str | Path, split: str | None = None, root: str | Path | No
     return check_split(chosen)
 
 
+INSTEAD = "so phantoms take its place here."
+"""How the sentence ends by which a notebook says that it goes on with phantoms."""
+
+
 def open_labelled_split(name: str | Path, root: str | Path | None = None, least: int = 5) -> Split:
     """Open a dataset's default split to train and test on, or the phantoms' where it cannot serve.
 
@@ -748,7 +752,7 @@ def open_labelled_split(name: str | Path, root: str | Path | None = None, least:
         if not bare:
             return split
         problem = f"has no vessel labels in its {' and '.join(bare)} photographs"
-    print(f"{dataset.name} {problem}, so phantoms take its place here.")
+    print(f"{dataset.name} {problem}, {INSTEAD}")
     return open_split("phantom")
 
 
