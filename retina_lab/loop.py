@@ -71,11 +71,12 @@ def parse_budget(budget: str | float) -> float:
 def choose_precision(accelerator: str) -> str:
     """Fabric's precision that is fastest on this processor and still safe to train in.
 
-    bfloat16 halves the memory traffic, but a processor without bf16 instructions emulates
-    it and is slower than in float32.
+    bfloat16 halves the memory traffic, but a processor or card without bf16 instructions
+    emulates it and is slower than in float32 (or, on a card, in float16).
     """
     if accelerator == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "16-mixed"
     if accelerator == "cpu" and (
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     ):
@@ -398,6 +399,7 @@ class Loop:
         self.columns, self.score = ["loss", *columns], score
         self.history_columns = ["epoch", "step", "seconds", *self.columns, "lr", score]
         self.step, self.checks_done = 0, 0
+        self.whole = True  # whether no network has moved since the step began
         self.cycle_began = 0.0  # share of the training at the end of the last check
         self.cycle_step = 0  # and the step
         self.begin = time.perf_counter() if begin is None else begin
@@ -435,6 +437,7 @@ class Loop:
             self.losses.append(self.learn())
 
             self.step += 1
+            self.whole = True
             if self.step % self.per_epoch == 0 or self._cycle_is_over():
                 self._end_epoch()
             self._show(bar)
@@ -445,7 +448,7 @@ class Loop:
         """Let some of the networks follow the gradient of a loss, clipped, by one step.
 
         Raises:
-            TrainingError: if the loss is not finite; the weights are as they were.
+            TrainingError: if the loss or its gradient is not finite; the weights are as they were.
         """
         sound = torch.isfinite(loss)
         if self.fabric.world_size > 1:  # a bad share of the batch must stop all processes
@@ -453,12 +456,20 @@ class Loop:
         if not sound:
             raise TrainingError(self._explain_divergence(names[0]))
         self.fabric.backward(loss)
+        # In float16 the loss is scaled up until a gradient overflows; that step is left out.
+        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None
         for name in names:
             network, optimizer = self.networks[name], self.optimizers[name]
             if self.settings["gradient_clip"] is not None:
-                self.fabric.clip_gradients(
-                    network, optimizer, max_norm=self.settings["gradient_clip"]
+                norm = self.fabric.clip_gradients(
+                    network,
+                    optimizer,
+                    max_norm=self.settings["gradient_clip"],
+                    error_if_nonfinite=False,
                 )
+                if not scaled and not torch.isfinite(norm):
+                    raise TrainingError(self._explain_divergence(name, "gradient"))
+            self.whole = False
             optimizer.step()
             optimizer.zero_grad()
 
@@ -572,8 +583,8 @@ class Loop:
             self.best, self.best_weights = score, weights_of(self.networks[self.main].module)
         return score
 
-    def _explain_divergence(self, name: str) -> str:
-        """What to try when the loss is no longer a number."""
+    def _explain_divergence(self, name: str, what: str = "loss") -> str:
+        """What to try when the loss, or its gradient, is no longer a number."""
         precision = self.settings["precision"]
         lr = self.optimizers[name].param_groups[0]["initial_lr"]
         seen = (
@@ -583,10 +594,10 @@ class Loop:
         )
         whose = "" if len(self.networks) == 1 else f" of the {name}"
         return (
-            f"the loss{whose} of step {self.step} is not finite ({seen}). "
+            f"the {what}{whose} of step {self.step} is not finite ({seen}). "
             f"Usual causes: a learning rate that is too high (now {lr:g}: try {lr / 10:g}), "
             f"{precision} precision (try '32-true'), or an image with NaN in it. "
-            "The weights before this step are kept."
+            "What was saved before is kept."
         )
 
     # --- the progress bar
@@ -622,14 +633,24 @@ class Loop:
         return pd.DataFrame(self.rows, columns=self.history_columns)
 
     def save(self) -> None:
-        """Write ``checkpoint.pt`` and ``history.csv``, unless the weights are already broken."""
+        """Write ``checkpoint.pt`` and ``history.csv``, unless the state is already broken.
+
+        It is, if a number is not finite (BatchNorm's averages are spoiled before the loss is
+        seen), or if the step was interrupted after some of the weights had moved.
+        """
         networks = {name: network.module for name, network in self.networks.items()}
-        sound = all(torch.isfinite(p).all() for n in networks.values() for p in n.parameters())
-        if self.out is None or self.rank or not sound:
+        sound = all(
+            torch.isfinite(t).all()
+            for n in networks.values()
+            for t in n.state_dict().values()
+            if t.is_floating_point()
+        )
+        if self.out is None or self.rank or not sound or not self.whole:
             return
         everything = {
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "precision": self.fabric.strategy.precision.state_dict(),
             "step": self.step,
             "checks_done": self.checks_done,
             "cycle_began": self.cycle_began,
@@ -647,19 +668,22 @@ class Loop:
 
     def _restore(self) -> None:
         """Go on from ``checkpoint.pt``."""
-        saved = torch.load(
-            self.out / CHECKPOINT, map_location=self.fabric.device, weights_only=True
-        )
+        # Through the CPU: AdamW counts its steps there, and on a card would wait for each.
+        saved = torch.load(self.out / CHECKPOINT, map_location="cpu", weights_only=True)
         for name, network in self.networks.items():
             network.module.load_state_dict(saved["networks"][name])
             self.optimizers[name].load_state_dict(saved["optimizers"][name])
+        self.fabric.strategy.precision.load_state_dict(saved.get("precision", {}))
         self.step, self.checks_done = saved["step"], saved["checks_done"]
         self.cycle_began, self.cycle_step = saved["cycle_began"], saved["cycle_step"]
         self.before, self.losses, self.rows = saved["elapsed"], saved["losses"], saved["rows"]
         self.best, self.best_weights = saved["best"], saved["best_weights"]
 
     def finish(self, stop: StopAfterStep, progress: bool) -> None:
-        """Run to the end, or until asked to stop; the state after the last step is on disk."""
+        """Run to the end, or until asked to stop; the state after the last whole step is saved.
+
+        If a second Ctrl-C comes in the middle of a step, that of the last check.
+        """
         with stop, self.progress_bar(progress) as bar:
             try:
                 self.run(stop, bar)

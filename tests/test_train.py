@@ -349,6 +349,76 @@ def test_a_loss_that_is_not_a_number_stops_with_an_explanation(made_samples, tmp
     assert saved["step"] == 2
 
 
+class Steep(nn.Module):
+    """A network with finite logits and a gradient that is no number."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x):
+        return self.convolution(x) + (0 * self.convolution.weight).abs().sqrt().sum()
+
+
+def test_a_gradient_that_is_not_a_number_stops_before_the_weights_move(made_samples, tmp_path):
+    with pytest.raises(TrainingError, match=r"the gradient of step 0 is not finite"):
+        fit(network := Steep(), made_samples, epochs=1, out=tmp_path, **QUICK)
+    assert all(torch.isfinite(p).all() for p in network.parameters())
+
+
+class Averaging(Explosive):
+    """The same with BatchNorm, whose averages are spoiled before the loss is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        return self.norm(super().forward(x))
+
+
+def test_a_checkpoint_is_not_replaced_by_spoiled_averages(made_samples, tmp_path):
+    with pytest.raises(TrainingError, match=r"step 2 is not finite"):
+        fit(Averaging(), made_samples, epochs=5, out=tmp_path, **QUICK)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["networks"]["network"]
+    assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+
+
+def test_half_a_step_is_not_saved(made_samples, tmp_path, monkeypatch):
+    settings = {"epochs": 3, "seed": 3, "progress": False, **QUICK}
+    whole = fit("tiny-unet", made_samples, out=tmp_path / "whole", **settings)
+    take, calls = torch.optim.AdamW.step, []
+
+    def interrupted(self, *args, **kwargs):
+        take(self, *args, **kwargs)
+        calls.append(0)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        assert fit("tiny-unet", made_samples, out=tmp_path / "part", **settings).interrupted
+    assert torch.load(tmp_path / "part/checkpoint.pt", weights_only=True)["step"] < 3
+    rest = fit("tiny-unet", made_samples, out=tmp_path / "part", **settings)
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(rest.model(x), whole.model(x))
+
+
+def test_a_budget_goes_on_where_it_was(made_samples, tmp_path):
+    def stop(model, row):
+        signal.raise_signal(signal.SIGINT)
+
+    settings = {"budget": "3s", "checks": 2, "out": tmp_path, **QUICK}
+    part = fit("tiny-unet", made_samples, callback=stop, **settings)
+    assert part.interrupted
+    assert part.history["seconds"].iloc[-1] < 3
+    rest = fit("tiny-unet", made_samples, **settings)
+    assert rest.history["seconds"].is_monotonic_increasing
+    assert rest.history["lr"].is_monotonic_decreasing
+    assert 3 <= rest.history["seconds"].iloc[-1] < 4
+    assert rest.history.iloc[: len(part.history)].equals(part.history)
+
+
 def test_a_budget_ends_and_the_rate_falls_to_its_end(made_samples):
     run = fit("tiny-unet", made_samples, budget="2s", **QUICK)
     assert run.history["lr"].is_monotonic_decreasing
