@@ -27,6 +27,7 @@ import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from retina_lab.cli import forgive_streams
 from retina_lab.datasets.manifests import project_root
 from retina_lab.loop import versions
 from retina_lab.losses import build_loss, deeply_supervised
@@ -253,8 +254,22 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else root / "data" / "results" / f"bench-{device.type}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
+    machine = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "cores": os.cpu_count(),
+        "versions": versions(),
+    }
     if args.resume and out.exists():
-        rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+        old = json.loads(out.read_text(encoding="utf-8"))
+        other = [f"{key}: {old.get(key)} there" for key in machine if old.get(key) != machine[key]]
+        if other:
+            print(
+                f"{out} was measured elsewhere ({'; '.join(other)}); give another --out, or leave "
+                "out --resume to measure everything anew",
+                file=sys.stderr,
+            )
+            return 1
+        rows = old["rows"]
     done = {(row["model"], row["size"], row["precision"]) for row in rows}
     precisions = args.precisions or (PRECISIONS if device.type == "cuda" else PRECISIONS[:1])
     cells = [
@@ -266,9 +281,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     record = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-        "cores": os.cpu_count(),
-        "versions": versions(),
+        **machine,
         "peak_multiply_adds": measured_peak(device) if device.type == "cuda" else None,
         "rows": rows,
     }
@@ -279,7 +292,7 @@ def run(args: argparse.Namespace) -> int:
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, out)
     print(table(record))
-    print(f"→ {out}")
+    print(f"written to {out}")
     return 0
 
 
@@ -345,6 +358,7 @@ def write_table() -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, or write the book's table; returns the exit status."""
+    forgive_streams()
     parser = argparse.ArgumentParser(prog="python -m retina_lab.bench", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("table", help="write the committed measurements into the book")

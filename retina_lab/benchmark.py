@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retina_lab.cli import forgive_streams
 from retina_lab.grids import (
     GRIDS,
     AnyCell,
@@ -438,6 +439,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a grid, or write what is known of it; returns the exit status."""
+    forgive_streams()
     parser = argparse.ArgumentParser(prog="python -m retina_lab.benchmark", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="verb", required=True)

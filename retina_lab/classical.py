@@ -9,7 +9,7 @@ threshold from training images, as for every other method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -146,8 +146,16 @@ def matched_filter(sample: FundusSample) -> np.ndarray:
         (H, W) ``float32`` in [0, 1].
     """
     image, scale = inverted_green(sample), scale_of(sample)
-    responses = [_correlate(image, kernel) for kernel in matched_kernels(2 * scale, 9 * scale)]
-    return as_map(np.max(responses, axis=0), sample.fov)
+    return as_map(_strongest(image, matched_kernels(2 * scale, 9 * scale)), sample.fov)
+
+
+def _strongest(image: np.ndarray, kernels: Iterable[np.ndarray]) -> np.ndarray:
+    """The largest correlation with any of the kernels; two images at a time are in memory."""
+    best = None
+    for kernel in kernels:
+        response = _correlate(image, kernel)
+        best = response if best is None else np.maximum(best, response, out=best)
+    return best
 
 
 def _correlate(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -188,11 +196,11 @@ def line_detector(sample: FundusSample) -> np.ndarray:
     background = ndimage.uniform_filter(image, window, mode="nearest")
 
     lengths = sorted({max(1, round(i * window / 15) // 2 * 2 + 1) for i in range(1, 16, 2)})
-    combined = [standardised(image, fov)]
+    total = standardised(image, fov)
     for length in lengths:
-        along = [_correlate(image, line_kernel(length, k * np.pi / 12)) for k in range(12)]
-        combined.append(standardised(np.max(along, axis=0) - background, fov))
-    return as_map(np.mean(combined, axis=0), fov)
+        along = _strongest(image, (line_kernel(length, k * np.pi / 12) for k in range(12)))
+        total = total + standardised(along - background, fov)
+    return as_map(total / (1 + len(lengths)), fov)
 
 
 CLASSICAL: dict[str, Callable[[FundusSample], np.ndarray]] = {

@@ -99,12 +99,17 @@ def _pairs(args: argparse.Namespace, samples):
 
 
 def _train_synthesis(args: argparse.Namespace) -> int:
-    from retina_lab.datasets import open_dataset
+    from retina_lab.datasets import list_splits
     from retina_lab.models.autoencoder import halvings
-    from retina_lab.synthesis import BANNER, find_recipe, fit_synthesis
+    from retina_lab.synthesis import BANNER, check_settings, find_recipe, fit_synthesis
 
     recipe = find_recipe(args.model)
-    halvings(args.size)  # before an hour of reading photographs
+    settings = {
+        name: getattr(args, name)
+        for name in ("epochs", "budget", "seed", "width", "batch_size", "lr")
+    }
+    check_settings(**settings)  # before an hour of reading photographs
+    halvings(args.size)
     samples = _learned(args.dataset, args.split)
     judge, styles = None, None
     if recipe.style:
@@ -114,19 +119,16 @@ def _train_synthesis(args: argparse.Namespace) -> int:
         judge = load_vgg19(args.vgg19)
         print(f"VGG-19: {judge.origin}")
         if args.styles is not None:
-            photographs = list(open_dataset(args.styles))  # pictures only, no labels
+            # pictures only, no labels; but test images stay unseen where there are any
+            official = not list_splits(args.styles)[0].startswith("seeded")
+            photographs = list(_learned(args.styles, None if official else ALL))
             empty = {s.name: np.zeros(s.size, bool) for s in photographs}
             styles = make_pairs(photographs, args.size, empty, "none").image
     run = fit_synthesis(
         args.model,
         _pairs(args, samples),
-        epochs=args.epochs,
-        budget=args.budget,
-        seed=args.seed,
+        **settings,
         out=args.out,
-        width=args.width,
-        batch_size=args.batch_size,
-        lr=args.lr,
         device=args.device,
         devices=args.devices,
         precision=args.precision,
@@ -164,16 +166,25 @@ def _synthesize(args: argparse.Namespace) -> int:
     painter = find_synthesis(args.model)
     if Path(args.out).exists() and any(Path(args.out).iterdir()):  # rather now than at the end
         raise CommandError(f"{args.out} is not empty; choose another folder")
+    own = "autoencoder" in painter.networks
+    if (args.dataset or args.split) and (own or args.trees is not None):
+        who = args.trees if args.trees is not None else args.model
+        raise CommandError(f"{who} draws the trees itself; leave --dataset and --split out")
     trees = None
+    args.dataset = args.dataset or "phantom"
     args.size, args.segmenter = painter.size, None
     if args.trees is not None:
         trees = find_synthesis(args.trees)
-    elif "autoencoder" not in painter.networks:
+    elif not own:
         trees = _pairs(args, _learned(args.dataset, args.split))
+    for run, name in ((painter, args.model), (trees, args.trees)):
+        if getattr(run, "interrupted", False):
+            print(f"retina-lab: warning: the training of {name} was stopped early", file=sys.stderr)
     samples = make_samples(painter, args.number, args.seed, trees=trees, grade=args.grade)
     about = {
         "model": str(args.model),
         "settings": painter.settings,
+        "interrupted": painter.interrupted,
         "trees": _origin(args, trees),
         "number": args.number,
         "seed": args.seed,
@@ -469,7 +480,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--widest",
         type=int,
         default=600,
-        help="photographs with a wider field of view are reduced to it (default 600 pixels)",
+        help="photographs with a much wider field of view are reduced to it (default 600 pixels)",
     )
     train.add_argument("--batch-size", type=int, default=2)
     train.add_argument("--lr", type=float, default=2e-3)
@@ -518,7 +529,7 @@ def build_parser() -> argparse.ArgumentParser:
     where = make.add_mutually_exclusive_group()
     where.add_argument("--trees", help="a shipped model that makes trees, or a run")
     where.add_argument(
-        "--dataset", default="phantom", help="whose trees are painted, unless a model makes them"
+        "--dataset", help="whose trees are painted, unless a model makes them; default: phantom"
     )
     make.add_argument("--split", **split)
     make.add_argument("--grade", help="of all of them; default: each in turn")
@@ -564,18 +575,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def forgive_streams() -> None:
+    """Print a question mark for what a Windows console or pipe cannot, and do not crash."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
     0: done; 1: it could not be done, the reason is on standard error; 2: the command line is
     wrong; 130: interrupted; 141: nobody reads the output any more.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A Windows console may not speak UTF-8; better a question mark than a crash.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    forgive_streams()
     args = build_parser().parse_args(argv)
     warnings.formatwarning = lambda message, *_, **__: f"retina-lab: warning: {message}\n"
+    import torch
+
     from retina_lab.train import TrainingError
 
     try:
@@ -588,6 +605,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("retina-lab: interrupted", file=sys.stderr)
         return 130
+    except torch.OutOfMemoryError as error:
+        advice = "give a smaller --batch-size, --crop or --window, or --device cpu"
+        print(f"retina-lab: error: no memory left on the card ({error}); {advice}", file=sys.stderr)
+        return 1
     except (CommandError, TrainingError, ValueError, OSError) as error:
         print(f"retina-lab: error: {error}", file=sys.stderr)
         return 1

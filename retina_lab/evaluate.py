@@ -623,7 +623,7 @@ def read_map(path) -> np.ndarray:
         raise
     except FileNotFoundError as error:
         raise EvaluationError(f"no map at {path}") from error
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, EOFError, ValueError, SyntaxError, UnidentifiedImageError) as error:
         raise EvaluationError(f"{path} cannot be read as a probability map: {error}") from error
     if plane.ndim == 3 and plane.shape[2] in (2, 4):  # grey or colour with opacity
         if (plane[..., -1] != plane[..., -1].max()).any():

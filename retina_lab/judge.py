@@ -300,7 +300,7 @@ def network_features(run, samples: Sequence) -> np.ndarray:
             means.append((x * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1))
             x, inside = F.max_pool2d(x, 2), F.max_pool2d(inside, 2)
         vectors.append(torch.cat(means, dim=1)[0])
-    return torch.stack(vectors).double().cpu().numpy()
+    return torch.stack(vectors).cpu().double().numpy()  # Apple's GPUs have no float64
 
 
 def kernel_distance(made: np.ndarray, real: np.ndarray) -> float:

@@ -16,7 +16,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +43,12 @@ RULES = 2
 new one. 2: last weights; labels that lie where a reduced photograph shows them."""
 LATER = {"schedule": "linear", "adversary": None, "rules": 1}
 """Settings that older runs do not name, and what they had in their place."""
+DIGESTS = {
+    "pixels": "photographs or labels have changed",
+    "trees": "photographs or trees have changed",
+    "styles": "the styles are others",
+}
+"""Settings that stand for data, in words; older runs do not know them."""
 LONGEST_WAIT = timedelta(hours=12)
 """How long processes wait for one that is predicting and scoring."""
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -142,7 +148,14 @@ MIXED = " + "
 
 
 def start_fabric(device: str, devices: int, precision: str) -> tuple[Fabric, str]:
-    """A launched fabric, and the precision it has chosen if asked for ``"auto"``."""
+    """A launched fabric, and the precision it has chosen if asked for ``"auto"``.
+
+    Raises:
+        ValueError: if this machine lacks the device.
+    """
+    from retina_lab.predict import pick_device
+
+    pick_device(device)
     # Fabric takes seconds to import: only those who train wait for it, and off the clock.
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
@@ -190,6 +203,15 @@ def fingerprint(weights: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """Short digest of what is learned from: shapes, types and values of all arrays, in order."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.shape}{array.dtype}".encode())
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()[:16]
+
+
 def versions() -> dict[str, str]:
     """What a run was made with: software, processor, threads."""
     return {
@@ -225,9 +247,15 @@ def settings_found(out: Path, settings: dict[str, Any]) -> bool:
             ) from error
     if found is None:
         return False
-    differing = [k for k in settings if settings[k] != found.get(k, LATER.get(k))]
+    differing = [
+        k
+        for k in settings
+        if settings[k] != found.get(k, LATER.get(k)) and (k in found or k not in DIGESTS)
+    ]
     if differing:
-        detail = "; ".join(f"{k}: {found.get(k)!r} there, {settings[k]!r} now" for k in differing)
+        detail = "; ".join(
+            DIGESTS.get(k, f"{k}: {found.get(k)!r} there, {settings[k]!r} now") for k in differing
+        )
         raise TrainingError(
             f"{out} holds a run with other settings ({detail}). "
             "Choose another folder; nothing there was changed."

@@ -155,7 +155,8 @@ def make_pairs(
         The pairs. ``lesions`` and ``grades`` are there if every sample has them.
 
     Raises:
-        TrainingError: if there are no samples, two have one name or one has no tree; it is named.
+        TrainingError: if there are no samples, two have one name, or one has no tree or one of
+            another size; it is named.
     """
     images, vessels, fovs, lesions = [], [], [], []
     grades, names, subjects, datasets = [], [], [], []
@@ -166,6 +167,11 @@ def make_pairs(
         if tree is None:
             raise TrainingError(
                 f"{sample.name} has no vessel tree; pass trees=segmented_trees(run, samples)"
+            )
+        if np.shape(tree) != sample.size:
+            raise TrainingError(
+                f"{sample.name} is {sample.size[1]}×{sample.size[0]} pixels and its tree has the "
+                f"shape {np.shape(tree)}; draw it at the photograph's size"
             )
         box = field_box(sample.fov)
         fov = square(sample.fov[..., None], box, size) > 0.5

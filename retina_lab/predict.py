@@ -27,8 +27,18 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """``"auto"`` is CUDA where there is one, then Apple's MPS, then the CPU."""
+    """``"auto"`` is CUDA where there is one, then Apple's MPS, then the CPU.
+
+    Raises:
+        ValueError: if a device is asked for that this machine lacks.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True,
+    }  # fmt: skip
     if device != "auto":
+        if not there.get(device.split(":")[0]):
+            found = ", ".join(name for name, is_there in there.items() if is_there)
+            raise ValueError(f"there is no device {device!r} here; there are: auto, {found}")
         return torch.device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")

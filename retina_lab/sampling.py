@@ -157,13 +157,24 @@ def paint(
         (N, S, S, 3) ``uint8``, RGB.
 
     Raises:
-        ValueError: if the run does not paint, or it does not know the grade.
+        ValueError: if the run does not paint, does not know the grade, or is given something that
+            it has not been told of in training.
     """
     if "generator" not in run.networks:
         raise ValueError(f"{run.settings['model']} makes trees only; paint them with pix2pix")
+    for what, given, heard in (
+        ("grades", grade, "grade" in run.recipe.conditions),
+        ("lesions", lesions, "lesions" in run.recipe.conditions),
+        ("noise", noise if noise is not None and noise.numel() else None, run.recipe.noise),
+    ):
+        if given is not None and not heard:
+            raise ValueError(f"{run.settings['model']} has not been told of {what}")
     recipe, batch = run.recipe, {"tree": trees.float()}
     if "grade" in recipe.conditions:
-        wanted = [grade] * len(trees) if isinstance(grade, str | None) else list(grade)
+        one = isinstance(grade, str | int | None)
+        wanted = [g if g is None else str(g) for g in ([grade] * len(trees) if one else grade)]
+        if len(wanted) != len(trees):
+            raise ValueError(f"{len(trees)} trees need as many grades, not {len(wanted)}")
         unknown = sorted({str(g) for g in wanted if g not in run.grades})
         if unknown:
             raise ValueError(f"unknown grade {unknown[0]}; there are: {', '.join(run.grades)}")
@@ -316,7 +327,7 @@ def make_samples(
         )
     grades, lesions = None, None
     if painter.grades:
-        each = [grade] * number if isinstance(grade, str) else grade
+        each = [str(grade)] * number if isinstance(grade, str | int) else grade
         grades = list(each or (painter.grades[i % len(painter.grades)] for i in range(number)))
         if len(grades) != number:
             raise ValueError(f"{number} photographs need as many grades, not {len(grades)}")

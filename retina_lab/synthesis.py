@@ -41,6 +41,7 @@ from retina_lab.loop import (
     StopAfterStep,
     TrainingError,
     claim,
+    digest,
     parse_budget,
     start_fabric,
     step_seed,
@@ -594,6 +595,36 @@ class SynthesisRun:
         return tuple(self.settings["grades"])
 
 
+def check_settings(
+    *,
+    epochs: int | None,
+    budget: str | float | None,
+    seed: int,
+    width: int,
+    batch_size: int,
+    lr: float,
+    checks: int = 10,
+) -> float | None:
+    """Refuse what makes no sense; of the arguments of :func:`fit_synthesis`, before data are read.
+
+    Returns:
+        The budget in seconds, None if epochs are counted.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if (epochs is None) == (budget is None):
+        raise ValueError("give either epochs or a budget, not both and not neither")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
+    for setting, value in {"batch_size": batch_size, "width": width, "checks": checks}.items():
+        if value < 1:
+            raise ValueError(f"{setting} must be at least 1, not {value}")
+    if lr <= 0 or seed < 0:
+        raise ValueError("lr must be positive and the seed not negative")
+    return None if budget is None else parse_budget(budget)
+
+
 def fit_synthesis(
     model: str | Recipe,
     pairs: TreePairs,
@@ -656,15 +687,10 @@ def fit_synthesis(
             ``out`` holds a different run.
     """
     recipe = find_recipe(model) if isinstance(model, str) else model
-    if (epochs is None) == (budget is None):
-        raise ValueError("give either epochs or a budget, not both and not neither")
-    if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs must be at least 1, not {epochs}")
-    for setting, value in {"batch_size": batch_size, "width": width, "checks": checks}.items():
-        if value < 1:
-            raise ValueError(f"{setting} must be at least 1, not {value}")
-    if lr <= 0 or seed < 0:
-        raise ValueError("lr must be positive and the seed not negative")
+    limit = check_settings(
+        epochs=epochs, budget=budget, seed=seed, width=width, batch_size=batch_size, lr=lr,
+        checks=checks,
+    )  # fmt: skip
     for condition, there in {"grade": pairs.grades, "lesions": pairs.lesions}.items():
         if condition in recipe.conditions and there is None:
             raise TrainingError(
@@ -673,7 +699,6 @@ def fit_synthesis(
             )
     if recipe.style and judge is None:
         raise ValueError("the style transfer loss needs judge=load_vgg19(…)")
-    limit = None if budget is None else parse_budget(budget)
     fabric, precision = start_fabric(device, devices, precision)
     begin = time.perf_counter()
     if batch_size % fabric.world_size:
@@ -693,6 +718,8 @@ def fit_synthesis(
         "dataset": pairs.dataset,
         "tree_source": pairs.tree_source,
         "train": list(pairs.names),
+        "trees": digest(t.numpy() for t in (pairs.image, pairs.tree)),
+        "styles": None if styles is None else digest([styles.numpy()]),
         "epochs": epochs,
         "budget_seconds": limit,
         "seed": seed,

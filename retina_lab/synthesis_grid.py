@@ -25,6 +25,7 @@ import torch
 
 from retina_lab import judge
 from retina_lab.benchmark import rounded
+from retina_lab.cli import forgive_streams
 from retina_lab.datasets import open_dataset, open_split
 from retina_lab.datasets.manifests import project_root
 from retina_lab.datasets.phantom import make_phantom
@@ -38,6 +39,7 @@ from retina_lab.sampling import draw_trees, make_samples, random_codes
 from retina_lab.synthesis import BANNER, SynthesisRun, find_recipe, fit_synthesis
 from retina_lab.weights import (
     find_synthesis,
+    is_shipped,
     list_synthesis,
     load_shipped,
     ship_synthesis,
@@ -190,7 +192,7 @@ def run_plan(plan: Planned, runs: Path, device: str = "auto") -> SynthesisRun | 
 
     What is shipped already, or finished in its folder, is not trained again.
     """
-    if plan.name in list_synthesis():
+    if is_shipped(plan.name):
         return find_synthesis(plan.name)
     recipe = replace(find_recipe(plan.model), **dict(plan.recipe))
     folder = runs / plan.name
@@ -407,7 +409,7 @@ def compare_diets(
 
 
 def judge_all(only: str = "", **settings) -> tuple[list[str], list[str]]:
-    """Judge every shipped model of the plan that has no file yet.
+    """Judge every shipped model of the plan that has no file yet, or one of other weights.
 
     Returns:
         The names of those that were judged, and of those that could not be, each with the reason.
@@ -417,7 +419,7 @@ def judge_all(only: str = "", **settings) -> tuple[list[str], list[str]]:
     done, failed = [], []
     for plan in PLAN:
         path = folder / f"{plan.name}.json"
-        if only not in plan.name or path.exists() or plan.name not in list_synthesis():
+        if only not in plan.name or plan.name not in list_synthesis() or is_judged(plan):
             continue
         print(f"judging {plan.name}", flush=True)
         try:
@@ -429,6 +431,18 @@ def judge_all(only: str = "", **settings) -> tuple[list[str], list[str]]:
         write_atomically(path, lambda partial, text=text: partial.write_text(text, "utf-8"))
         done.append(plan.name)
     return done, failed
+
+
+def is_judged(plan: Planned) -> bool:
+    """Whether the plan's file is there and speaks of the weights that are shipped now."""
+    path = results_folder() / f"{plan.name}.json"
+    if not path.exists():
+        return False
+    report, shipped = json.loads(path.read_text(encoding="utf-8")), list_synthesis()
+    return all(
+        name is None or report.get(key) == shipped.get(name, {}).get("sha256")
+        for key, name in (("weights", plan.name), ("trees_weights", plan.trees))
+    )
 
 
 def plain(value: Any) -> Any:
@@ -560,6 +574,7 @@ def chosen_plans(only: str = "", papers: bool = False) -> list[Planned]:
 
 def main(argv: list[str] | None = None) -> int:
     """Train, judge, or write the table; returns the exit status."""
+    forgive_streams()
     parser = argparse.ArgumentParser(
         prog="python -m retina_lab.synthesis_grid", description=__doc__
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,7 @@ from retina_lab.loop import (
     StopAfterStep,
     TrainingError,
     claim,
+    digest,
     fingerprint,
     parse_budget,
     start_fabric,
@@ -49,6 +51,8 @@ from retina_lab.predict import predict_dataset, predict_sample
 from retina_lab.preprocess import WIDEST, at_working_scale, fov_width, normalise, to_batch
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from retina_lab.adversarial import Adversary
 
 HISTORY = ["epoch", "step", "seconds", "loss", "lr", "val_dice"]
@@ -375,9 +379,12 @@ def fit(
             settings are the same; a finished one is returned; another one is an error.
         loss: recipe for :func:`retina_lab.losses.build_loss`.
         augmentation: a policy or its name.
-        normalisation: see :func:`retina_lab.preprocess.normalise`.
+        normalisation: see :func:`retina_lab.preprocess.normalise`. Where a policy changes
+            colours, a crop is normalised after it, so z-scores are then those of the crop; when
+            the network predicts they are those of the photograph.
         crop: side of the training crops in pixels; None for whole images.
-        widest: field of view in pixels above which photographs are reduced to this width, for
+        widest: field of view in pixels to which photographs are reduced if they are wider by
+            more than a third or so (see :func:`retina_lab.preprocess.at_working_scale`), for
             training and later for prediction (lwnet reduces to 512). A large number trains
             at the photographs' own scale.
         batch_size: crops a step, over all processes together.
@@ -414,19 +421,20 @@ def fit(
         raise ValueError("give either epochs or a budget, not both and not neither")
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {epochs}")
-    for name, value in {
-        "batch_size": batch_size,
-        "crop": 1 if crop is None else crop,
-        "checks": checks,
-        "widest": widest,
-    }.items():
-        if value < 1:
+    whole = {"batch_size": batch_size, "crop": crop, "checks": checks, "widest": widest}
+    for name, value in {**whole, "epochs": epochs, "seed": seed}.items():
+        if value is not None and not isinstance(value, numbers.Integral):
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+        if value is not None and value < 1 and name in whole:
             raise ValueError(f"{name} must be at least 1, not {value}")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
     if lr <= 0 or weight_decay < 0 or gradient_clip <= 0:
         raise ValueError("lr and gradient_clip must be positive and weight_decay not negative")
     limit = parse_budget(budget) if budget is not None else math.inf
+    # NumPy's integers would not go into run.json
+    seed, checks, widest, batch_size = int(seed), int(checks), int(widest), int(batch_size)
+    epochs, crop = (None if number is None else int(number) for number in (epochs, crop))
     if seed < 0:
         raise ValueError(f"the seed must not be negative, not {seed}")
     if isinstance(augmentation, str):
@@ -446,6 +454,11 @@ def fit(
             f"two images are called {twice[0]!r}; the names of training and validation images "
             "must differ, whatever dataset they come from"
         )
+    for sample in val:
+        if sample.vessels is None:
+            raise TrainingError(f"{sample.name} has no vessel labels to validate with")
+    arrays = (array for s in (*train, *val) for array in (s.image, s.vessels, s.fov))
+    pixels = digest(array for array in arrays if array is not None)
 
     fabric, precision = start_fabric(device, devices, precision)
     begin = time.perf_counter()
@@ -466,6 +479,7 @@ def fit(
         "start": fingerprint(network.state_dict()),
         "train": [sample.name for sample in train],
         "val": [sample.name for sample in val],
+        "pixels": pixels,
         "dataset": MIXED.join(dict.fromkeys(sample.dataset for sample in train)),
         "split": split,
         "fov_width": min(widest, round(float(np.median([fov_width(s.fov) for s in home] or [0])))),
@@ -489,7 +503,12 @@ def fit(
     out = Path(out) if out is not None else None
     with ExitStack() as held:
         if out is not None and claim(out, settings, held) and model_name:
-            return load_run(out)
+            run = load_run(out)
+            if threshold and run.threshold_from == Run.threshold_from:
+                _choose_threshold(run, home, val, fabric)
+                if fabric.global_rank == 0:
+                    save_run(run, out)
+            return run
         sampler = CropSampler(
             train, crop, batch_size, augmentation, normalisation, seed, settings["fov_width"]
         )
@@ -509,23 +528,29 @@ def fit(
         training.finish(stop, progress)
         run = training.result(interrupted=stop.granted)
         if threshold and not run.interrupted:
-            from retina_lab.evaluate import choose_threshold
-
-            start = time.perf_counter()
-            # All labelled images, for observers differ in how much they call a vessel: the best
-            # thresholds of single images lie far apart, and two of them are no sample.
-            labelled = home + val
-            if fabric.global_rank == 0:
-                maps = predict_dataset(run, labelled, device=str(fabric.device))
-                run.threshold = choose_threshold(labelled, maps)
-            run.threshold = fabric.broadcast(run.threshold)
-            run.threshold_from = f"{len(home)} training" + (
-                f" and {len(val)} validation images" if val else " images"
-            )
-            run.seconds["threshold"] = time.perf_counter() - start
+            _choose_threshold(run, home, val, fabric)
         if out is not None and fabric.global_rank == 0:
             save_run(run, out)
         return run
+
+
+def _choose_threshold(run: Run, home: list, val: list, fabric: Fabric) -> None:
+    """Choose the threshold of a finished network, on one process for all."""
+    from retina_lab.evaluate import choose_threshold
+
+    start = time.perf_counter()
+    # All labelled images, for observers differ in how much they call a vessel: the best
+    # thresholds of single images lie far apart, and two of them are no sample.
+    labelled = home + val
+    if fabric.global_rank == 0:
+        maps = predict_dataset(run, labelled, device=str(fabric.device))
+        run.threshold = choose_threshold(labelled, maps)
+        run.model.cpu()
+    run.threshold = fabric.broadcast(run.threshold)
+    run.threshold_from = f"{len(home)} training" + (
+        f" and {len(val)} validation images" if val else " images"
+    )
+    run.seconds["threshold"] = time.perf_counter() - start
 
 
 def leaked(dataset: str, names: Iterable[str], samples: FundusDataset) -> list[str]:

@@ -115,7 +115,8 @@ def shipped_for(dataset: str, model: str = "small-unet") -> Run:
     """The shipped network trained on a dataset, or else the one trained on phantoms.
 
     No photograph outside its own training images has been seen by either, so both may be
-    scored on the dataset's test images; :attr:`Run.settings` says which it is.
+    scored on the test images of the dataset's default split, and on no other split without a
+    look: :attr:`Run.settings` says which it is and what it has seen.
     """
     name = f"{model}-{dataset}"
     return load_shipped(name if name in list_weights() else f"{model}-phantom")
@@ -128,6 +129,12 @@ def list_synthesis() -> dict[str, dict]:
     """Every shipped synthesis model: its entry in ``data/weights/synthesis.json`` by name."""
     path = weights_folder() / SYNTHESIS_MANIFEST
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a synthesis model is shipped, and its file there."""
+    entry = list_synthesis().get(name)
+    return entry is not None and (weights_folder() / entry["file"]).exists()
 
 
 def find_synthesis(name: str | os.PathLike) -> SynthesisRun:

@@ -18,10 +18,15 @@ def test_it_measures_writes_and_goes_on(tmp_path, capsys):
     assert bench.main([*argv, "--sizes", "32", "64", "--resume"]) == 0
     small, large = json.loads(out.read_text())["rows"]
     assert [small] == first
+    assert "| `tiny-unet` | 64 | 7,629 |" in capsys.readouterr().out
     assert large["multiply_adds"] == 4 * small["multiply_adds"]
     assert small["parameters"] == large["parameters"] == 7629
+    old = json.loads(out.read_text()) | {"device": "another card"}
+    out.write_text(json.dumps(old))
+    assert bench.main([*argv, "--sizes", "96", "--resume"]) == 1  # not under another's name
+    assert "another card" in capsys.readouterr().err
+    assert json.loads(out.read_text()) == old
     assert large["peak_bytes"] is None or large["peak_bytes"] > 0
-    assert "| `tiny-unet` | 64 | 7,629 |" in capsys.readouterr().out
 
 
 def test_multiply_adds_of_one_convolution():

@@ -527,6 +527,28 @@ def test_run_records_reuses_and_runs_again_when_something_changed(course, capsys
     assert runner.run_notebook(path, runner.Settings("smoke")).reused
 
 
+def test_new_results_and_moved_files_make_old_copies_stale(tmp_path, monkeypatch):
+    library, results = tmp_path / "retina_lab" / "course", tmp_path / "data" / "results"
+    library.mkdir(parents=True)
+    (results / "a").mkdir(parents=True)
+    monkeypatch.setattr(runner, "__file__", str(library / "runner.py"))
+    found = {runner.library_hash()}
+    (results / "a" / "x.json").write_text("1", "utf-8")
+    found.add(runner.library_hash())
+    (results / "a").rename(results / "b")
+    found.add(runner.library_hash())
+    assert len(found) == 3
+
+
+def test_new_photographs_in_a_folder_of_ones_own_make_old_copies_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "library_hash", lambda: "same")
+    settings = runner.Settings(dataset=str(tmp_path))
+    before = runner._key(good_notebook(), settings)
+    assert before == runner._key(good_notebook(), settings)
+    (tmp_path / "eye.png").write_bytes(b"x")
+    assert before != runner._key(good_notebook(), settings)
+
+
 def test_key_follows_notebook_settings_and_library(monkeypatch):
     def key(notebook=None, **settings):
         return runner._key(notebook or good_notebook(), runner.Settings(**settings))

@@ -693,6 +693,7 @@ def saved(content, suffix):
         (saved(np.array([{}]), ".npy"), "cannot be read"),
         (saved(np.full((6, 8), -1), ".npy"), "outside 0"),
         ((lambda path: path.write_bytes(b""), ".png"), "cannot be read"),
+        ((lambda path: path.write_bytes(b""), ".npy"), "cannot be read"),
         ((lambda path: path.write_bytes(b"no picture"), ".png"), "cannot be read"),
         ((lambda path: path.write_bytes(sixteen_bit_colour_png()), ".png"), "several channels"),
         ((lambda path: None, ".png"), "no map at"),

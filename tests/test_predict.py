@@ -154,3 +154,8 @@ def test_an_absurd_window_is_named(network):
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device().type in ("cpu", "cuda", "mps")
+    with pytest.raises(ValueError, match=r"no device 'warp' here; there are: auto, .*cpu"):
+        pick_device("warp")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no device 'cuda:1' here"):
+            pick_device("cuda:1")

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn as nn
 from PIL import Image
 from safetensors.torch import load_file
 
-from retina_lab import cli, sampling
+from retina_lab import cli, sampling, synthesis
 from retina_lab.datasets import open_dataset, open_split
 from retina_lab.loop import TrainingError
 from retina_lab.pairs import LESIONS, PairSampler, as_vessels, field_box, make_pairs, square
@@ -30,9 +31,11 @@ from retina_lab.sampling import (
     write_samples,
 )
 from retina_lab.synthesis import (
+    GENERATORS,
     SETTLING,
     SYNTHESIS,
     Recipe,
+    SynthesisTraining,
     find_recipe,
     fit_synthesis,
     layout_loss,
@@ -257,6 +260,65 @@ def test_the_refiner_and_its_judge_leave_the_decoder_alone(pairs):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)) is same
 
 
+TREES_MOVE = ("autoencoder",)
+MOVES = {
+    "vae": [TREES_MOVE],
+    "aae": [("code",), TREES_MOVE],
+    "dual-aae": [("code",), ("tree",), TREES_MOVE],
+    "refined-aae": [("code",), ("tree",), ("autoencoder", "refiner")],
+    "pix2pix": [("discriminator",), ("generator",)],
+    "end-to-end": [("code",), ("discriminator",), ("autoencoder", "generator")],
+}
+
+
+@pytest.mark.parametrize("name", [*MOVES, "mi-gan"])
+def test_who_moves_when(name, pairs, monkeypatch):
+    moves, follow = [], SynthesisTraining.follow
+
+    def watched(self, loss, *names):
+        before = {n: [p.clone() for p in net.parameters()] for n, net in self.networks.items()}
+        follow(self, loss, *names)
+        moved = {
+            n
+            for n, network in self.networks.items()
+            if any(
+                not torch.equal(p, q) for p, q in zip(before[n], network.parameters(), strict=True)
+            )
+        }
+        assert moved == set(names)
+        judges = [network for n, network in self.networks.items() if n not in GENERATORS]
+        assert all(p.grad is None for judge in judges for p in judge.parameters())
+        moves.append(names)
+
+    monkeypatch.setattr(SynthesisTraining, "follow", watched)
+    run = fitted(name, pairs, epochs=2)  # two steps an epoch
+    if name == "mi-gan":  # its judge learns at every other step
+        assert moves == [("generator",), ("discriminator",), ("generator",)] * 2
+    else:
+        assert moves == 4 * MOVES[name]
+    for judge in (network for n, network in run.networks.items() if n not in GENERATORS):
+        norms = [m for m in judge.modules() if isinstance(m, nn.BatchNorm2d)]
+        turns = 2 if name == "mi-gan" else 4
+        slopes = 1 if run.recipe.penalty else 0  # of the first step, by a pass of its own
+        assert {int(norm.num_batches_tracked) for norm in norms} <= {2 * turns + slopes}
+
+
+def test_the_penalty_is_added_at_every_eighth_step_for_all_eight(pairs, monkeypatch):
+    followed, follow = [], SynthesisTraining.follow
+
+    def watched(self, loss, *names):
+        if names == ("tree",):
+            followed.append(loss.item())
+        follow(self, loss, *names)
+
+    monkeypatch.setattr(SynthesisTraining, "follow", watched)
+    monkeypatch.setattr(synthesis, "gradient_penalty", lambda *_: torch.tensor(0.5))
+    recipe = replace(find_recipe("refined-aae"), penalty=3.0, latent=8)
+    run = fit_synthesis(recipe, pairs, epochs=9, **QUICK | {"batch_size": len(pairs)})
+    added = np.array(followed) - run.history["tree_loss"].to_numpy()
+    assert added == pytest.approx([8 * 3 * 0.5, *[0] * 7, 8 * 3 * 0.5], abs=1e-5)
+
+
 def test_the_penalty_reaches_the_judge_of_trees(pairs):
     """Both judges see the same two trees in the first step; only the penalty can part them."""
     judges = [
@@ -439,6 +501,33 @@ def test_grades_and_lesions_change_the_painting(told, pairs):
     assert not np.array_equal(healthy, paint(told, tree, grade="0", lesions=spot))
 
 
+def test_a_painter_refuses_what_it_cannot_hear(told, pairs):
+    deaf = fit_synthesis("pix2pix", pairs, epochs=1, **QUICK)
+    for given in (
+        {"grade": "0"},
+        {"lesions": torch.zeros(4, 4, 32, 32)},
+        {"noise": torch.ones(4, 9)},
+    ):
+        with pytest.raises(ValueError, match="has not been told of"):
+            paint(deaf, pairs.tree, **given)
+    assert np.array_equal(paint(told, pairs.tree, grade=1), paint(told, pairs.tree, grade="1"))
+    with pytest.raises(ValueError, match="4 trees need as many grades, not 1"):
+        paint(told, pairs.tree, grade=["1"])
+
+
+def test_other_trees_are_another_run(pairs, tmp_path):
+    fit_synthesis("aae", pairs, epochs=1, out=tmp_path, **QUICK)
+    with pytest.raises(TrainingError, match="photographs or trees have changed"):
+        fit_synthesis("aae", replace(pairs, tree=1 - pairs.tree), epochs=1, out=tmp_path, **QUICK)
+
+
+def test_a_tree_of_another_size_is_named():
+    samples = graded(2)
+    trees = {sample.name: np.zeros((99, 99), bool) for sample in samples}
+    with pytest.raises(TrainingError, match=rf"{samples[0].name} is .* shape \(99, 99\)"):
+        make_pairs(samples, 32, trees, "another program")
+
+
 def test_noise_of_mi_gan(pairs):
     run = fitted("mi-gan", pairs, epochs=1)
     noise = random_noise(run, 2, seed=1)
@@ -502,7 +591,7 @@ def test_a_written_folder_is_a_dataset(told, pairs, tmp_path):
         write_samples(samples, out)
 
 
-def test_the_command_line(tmp_path, capsys):
+def test_the_command_line(tmp_path, capsys, monkeypatch):
     common = ["--dataset", "phantom", "--epochs", "1", "--size", "32", "--width", "4",
               "--batch-size", "16", "--device", "cpu"]  # fmt: skip
     for model in ("aae", "pix2pix"):
@@ -521,6 +610,28 @@ def test_the_command_line(tmp_path, capsys):
     ]  # fmt: skip
     assert cli.main(["synthesize", "--model", "nothing", *arguments]) == 1
     assert "neither a run's folder nor a shipped model" in capsys.readouterr().err
+    given = ["--trees", trees, "--split", "official", "--out", str(tmp_path / "x")]
+    assert cli.main(["synthesize", "--model", painter, *given]) == 1
+    assert "draws the trees itself" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "_pairs", lambda *_: pytest.fail("photographs are read"))
+    argv = ["train-synthesis", "--model", "aae", "--dataset", "phantom", "--budget", "1hour"]
+    assert cli.main([*argv, "--out", str(tmp_path / "x")]) == 1
+    assert "cannot read the budget '1hour'" in capsys.readouterr().err
+
+
+def test_styles_are_taken_from_training_photographs(tmp_path, monkeypatch):
+    asked = {}
+
+    def fit(*_, **given):
+        asked.update(given)
+        raise ValueError("enough is known")
+
+    monkeypatch.setattr("retina_lab.models.vgg.load_vgg19", lambda *_: Judge())
+    monkeypatch.setattr("retina_lab.synthesis.fit_synthesis", fit)
+    argv = ["train-synthesis", "--model", "mi-gan-style", "--dataset", "phantom", "--styles",
+            "phantom", "--epochs", "1", "--size", "32", "--out", str(tmp_path)]  # fmt: skip
+    assert cli.main(argv) == 1
+    assert len(asked["styles"]) == len(open_split("phantom").train)
 
 
 def test_a_loss_that_is_not_a_number_is_named(pairs):

@@ -88,6 +88,13 @@ def test_run_ships_judge_writes_table_reads(own_folders, monkeypatch):
 
     assert synthesis_grid.judge_all(**settings) == ([TREES.name, PAINTER.name], [])
     assert synthesis_grid.judge_all(**settings) == ([], [])
+    for plan, key in ((PAINTER, "trees_weights"), (TREES, "weights")):
+        path = own_folders / "results" / f"{plan.name}.json"
+        before = path.read_text("utf-8")
+        path.write_text(json.dumps(json.loads(before) | {key: "of others"}), "utf-8")
+        assert not synthesis_grid.is_judged(plan)  # of weights that are gone
+        path.write_text(before, "utf-8")
+        assert synthesis_grid.is_judged(plan)
     trees, painter = synthesis_grid.load()
     assert set(trees) >= {"statistics", "nearest", "variety", "mode_collapse", "banner", "versions"}
     assert set(painter["training"]) >= {"real", "synthetic", "real + synthetic"}
@@ -213,6 +220,7 @@ def test_committed_judgements_belong_to_the_plan():
     for path in folder.glob("*.json") if folder.exists() else ():
         assert path.stem in known
         assert json.loads(path.read_text(encoding="utf-8"))["name"] == path.stem
+        assert synthesis_grid.is_judged(next(plan for plan in PLAN if plan.name == path.stem))
     assert set(list_synthesis()) <= known
 
 

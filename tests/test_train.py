@@ -314,6 +314,40 @@ def test_a_finished_run_is_returned_and_not_repeated(made_samples, tmp_path):
     assert (tmp_path / "weights.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_threshold_is_chosen_afterwards_too(made_samples, tmp_path):
+    settings = {**QUICK, "epochs": 1, "out": tmp_path}
+    assert fit("tiny-unet", made_samples, **settings).threshold_from == "default"
+    settings["threshold"] = True
+    chosen = fit("tiny-unet", made_samples, **settings)
+    assert chosen.threshold_from == f"{len(made_samples)} training images"
+    assert load_run(tmp_path).threshold == chosen.threshold
+
+
+def test_a_run_on_other_labels_is_another_run(made_samples, tmp_path):
+    fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
+    corrected = [replace(sample, vessels=~sample.vessels) for sample in made_samples]
+    with pytest.raises(TrainingError, match="photographs or labels have changed"):
+        fit("tiny-unet", corrected, epochs=1, out=tmp_path, **QUICK)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["settings"]["pixels"]  # as in runs from before
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert not fit("tiny-unet", corrected, epochs=1, out=tmp_path, **QUICK).interrupted
+
+
+def test_integers_of_numpy_are_taken(made_samples, tmp_path):
+    numbers = {name: np.int64(value) for name, value in (("seed", 2), ("epochs", 1), ("checks", 3))}
+    fit("tiny-unet", made_samples, out=tmp_path, **numbers, **QUICK)
+    assert load_run(tmp_path).settings["seed"] == 2
+    with pytest.raises(ValueError, match=r"epochs must be a whole number, not 1\.5"):
+        fit("tiny-unet", made_samples, epochs=1.5, **QUICK)
+
+
+def test_an_unlabelled_validation_image_is_named_before_anything_is_trained(made_samples):
+    val = [replace(made_samples[0], name="bare", vessels=None)]
+    with pytest.raises(TrainingError, match="bare has no vessel labels to validate with"):
+        fit("tiny-unet", made_samples[1:], val, budget="1h", **QUICK)
+
+
 def test_another_run_in_the_folder_is_left_alone(made_samples, tmp_path):
     fit("tiny-unet", made_samples, epochs=1, out=tmp_path, **QUICK)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
@@ -606,6 +640,16 @@ def test_bf16_only_where_the_processor_has_it(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert choose_precision("cpu") == "bf16-mixed"
     assert choose_precision("mps") == "32-true"
+
+
+def test_a_card_that_emulates_bf16_trains_in_fp16(monkeypatch):
+    for native, expected in ((True, "bf16-mixed"), (False, "16-mixed")):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, native=native: including_emulation or native,
+        )
+        assert choose_precision("cuda") == expected
 
 
 def test_it_trains_in_bf16(made_samples):

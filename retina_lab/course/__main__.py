@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from retina_lab.cli import forgive_streams
 from retina_lab.course.project import (
     PROFILES,
     CourseError,
@@ -219,6 +220,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; return the exit status."""
+    forgive_streams()
     sub = parser()
     options, rest = sub.parse_known_args(arguments)
     if rest:

@@ -178,9 +178,15 @@ def render(source: Path, output: Path) -> None:
         "--keep-going",
         "-q",
     ]
-    environment = dict(os.environ, PYTHONWARNINGS="ignore")
+    environment = dict(os.environ, PYTHONWARNINGS="ignore", PYTHONUTF8="1")
     run = subprocess.run(
-        command, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if run.returncode:
         words = re.sub(r"\x1b\[[\d;]*m", "", f"{run.stdout}\n{run.stderr}")

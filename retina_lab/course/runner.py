@@ -142,24 +142,35 @@ def _fit(value: object, default: ast.expr, key: str, name: str) -> object:
 def library_hash() -> str:
     """Return a hash of what a notebook's result depends on beside the notebook itself.
 
-    That is the library's source (its course machinery aside), the committed weights and
-    manifests, and the versions of Python and PyTorch.
+    That is the library's source (its course machinery aside), the committed weights, results
+    and manifests, and the versions of Python and PyTorch.
     """
     library = Path(__file__).resolve().parents[1]
     files = [p for p in library.rglob("*.py") if "course" not in p.relative_to(library).parts]
-    for folder in ("manifests", "weights"):
+    for folder in ("manifests", "results", "weights"):
         files += [p for p in (library.parent / "data" / folder).rglob("*") if p.is_file()]
     digest = hashlib.sha256()
     for path in sorted(files):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        name = path.relative_to(library.parent).as_posix()
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     versions = (platform.python_version(), importlib.metadata.version("torch"))
     digest.update(repr(versions).encode())
     return digest.hexdigest()
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
 def _key(notebook, settings: Settings) -> str:
     cells = [(cell.cell_type, cell.source, template.tags(cell)) for cell in notebook.cells]
-    what = asdict(settings) | {"static": None, "data": data_root()}
+    vgg = os.environ.get("RETINA_LAB_VGG19")
+    what = asdict(settings) | {"static": None, "data": data_root(), "vgg19": vgg}
+    own = Path(settings.dataset)
+    if own.is_dir():  # somebody's own images: they may be replaced at any time
+        files = sorted(path for path in own.rglob("*") if path.is_file())
+        what["images"] = [(str(f.relative_to(own)), *_size_and_time(f)) for f in files]
     text = json.dumps([cells, what, library_hash()], sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()
 

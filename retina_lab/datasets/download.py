@@ -29,6 +29,7 @@ from typing import BinaryIO, NamedTuple
 from retina_lab import __version__
 from retina_lab.datasets.io import DatasetError, is_image_file
 from retina_lab.datasets.layouts import (
+    CLUTTER,
     EMBEDDED,
     PHANTOM_TEST,
     PHANTOM_TRAIN,
@@ -50,7 +51,6 @@ RECORD = ".retina-lab.json"
 ATTEMPTS = 5
 CHUNK = 1 << 16
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
-CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 MEBIBYTE = 1 << 20
 
 

@@ -102,7 +102,8 @@ def read_mask(
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha, colours = values[:, :, -1], values[:, :, :-1]
         # Some programs draw in one colour and keep the shape in the transparency.
-        values = alpha if np.ptp(colours) == 0 else colours * (alpha / 255.0)[:, :, None]
+        drawn = np.ptp(colours) == 0 and np.ptp(alpha) > 0
+        values = alpha if drawn else colours * (alpha / 255.0)[:, :, None]
     if values.ndim == 3:
         values = values.max(axis=2)
     if size is not None and values.shape != tuple(size):

@@ -11,7 +11,7 @@ import difflib
 import os
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -37,6 +37,8 @@ from retina_lab.datasets.manifests import (
 from retina_lab.datasets.sample import FundusSample
 
 PHANTOM_TRAIN, PHANTOM_TEST, PHANTOM_SIZE = 20, 20, 512
+CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+"""What operating systems leave in folders and archives."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -198,7 +200,8 @@ class _Finder:
         """Image files in a folder of the dataset, by their stem in lower case."""
         if folder not in self._stems:
             at = _descend(self.root, folder)
-            self._stems[folder] = {} if at is None else _image_files(at)
+            official = {Path(file.path).name.lower() for file in self.manifest.files}
+            self._stems[folder] = {} if at is None else _image_files(at, official)
         return self._stems[folder]
 
     def column(
@@ -254,12 +257,23 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def _image_files(folder: Path) -> dict[str, Path]:
-    return {
-        image_stem(path).lower(): path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and is_image_file(path)
-    }
+def _image_files(folder: Path, official: Collection[str] | None = None) -> dict[str, Path]:
+    """Image files by stem in lower case.
+
+    Of two with one stem that with an official name is taken, or else the last. In a folder of
+    somebody's own (``official`` is None) nobody knows which is meant: a DatasetError.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and is_image_file(path):
+            stem = image_stem(path).lower()
+            if official is None and stem in found:
+                raise DatasetError(
+                    f"{found[stem]} and {path.name} have the same name; rename or remove one"
+                )
+            if stem not in found or found[stem].name.lower() not in official:
+                found[stem] = path
+    return found
 
 
 # --------------------------------------------------------------------------------------------
@@ -344,7 +358,7 @@ def _messidor(manifest: Manifest, root: Path) -> list[Entry]:
     images = {
         path.name.lower(): path
         for folder in [root, *_subfolders(root)]
-        for path in _image_files(folder).values()
+        for path in _image_files(folder, ()).values()
     }
     if not images:
         raise DatasetError(
@@ -469,17 +483,13 @@ def _user_folder(root: Path) -> list[Entry]:
     inside = next((folders[name] for name in USER_IMAGES if name in folders), None)
     at = inside or root
     files = _image_files(at)
-    for path in sorted(at.iterdir()):
-        twin = files.get(image_stem(path).lower(), path)
-        if path.is_file() and is_image_file(path) and path != twin:
-            raise DatasetError(f"{path} and {twin.name} have the same name; rename or remove one")
     roles: dict[str, dict[str, Path]] = {role: {} for role in USER_FOLDERS}
     for role, suffixes in USER_SUFFIXES.items():
         for stem in list(files):
             suffix = next((s for s in suffixes if stem.endswith(s)), None)
             # "left_mask" is a mask only where there is a "left".
-            if suffix and stem.removesuffix(suffix) in files:
-                roles[role][stem.removesuffix(suffix)] = files.pop(stem)
+            if suffix and (owner := stem.removesuffix(suffix)) in files:
+                _give(roles[role], owner, files.pop(stem), files[owner], role)
     if not files:
         raise DatasetError(
             f"{root} holds no images; put photographs (TIFF, PNG, JPEG, PPM, GIF or BMP) into it "
@@ -495,11 +505,7 @@ def _user_folder(root: Path) -> list[Entry]:
                             f"{path}: no photograph in {at} belongs to it; a mask is called like "
                             f"its photograph, with or without {' or '.join(USER_SUFFIXES[role])}"
                         )
-                    if roles[role].setdefault(owner, path) != path:
-                        raise DatasetError(
-                            f"{files[owner]} has two files for {role}: {roles[role][owner]} and "
-                            f"{path}; keep one"
-                        )
+                    _give(roles[role], owner, path, files[owner], role)
     entries = []
     for stem, path in files.items():
         name = image_stem(path)
@@ -511,9 +517,18 @@ def _user_folder(root: Path) -> list[Entry]:
     return entries
 
 
+def _give(given: dict[str, Path], owner: str, path: Path, photograph: Path, role: str) -> None:
+    """Note the file of one photograph for one role; two are an error."""
+    if given.setdefault(owner, path) != path:
+        raise DatasetError(
+            f"{photograph} has two files for {role}: {given[owner]} and {path}; keep one"
+        )
+
+
 def plain_folder_name(root: Path) -> str:
-    """Name that a user's folder goes by as a dataset: that of the folder."""
-    return root.resolve().name or "folder"
+    """Name that a user's folder goes by as a dataset: its own, if no embedded one has it."""
+    name = root.resolve().name or "folder"
+    return f"{name}-folder" if plain_name(name) in EMBEDDED else name
 
 
 def _owner(stem: str, files: dict[str, Path], suffixes: Sequence[str]) -> str | None:
@@ -606,7 +621,8 @@ def find_folder(name: str, root: str | Path | None = None) -> Path | None:
             candidates.append(base)
         for folder in candidates:
             deeper = [p for p in _subfolders(folder) if plain_name(p.name) in known]
-            return deeper[0] if deeper and len(list(folder.iterdir())) == 1 else folder
+            inside = [p for p in folder.iterdir() if p.name not in CLUTTER and p.name[0] != "."]
+            return deeper[0] if deeper and len(inside) == 1 else folder
     return None
 
 
@@ -671,11 +687,12 @@ def open_dataset(name: str | Path, root: str | Path | None = None) -> FundusData
 
 def list_splits(name: str) -> list[str]:
     """Named splits of a dataset, its default first; ``seeded-N`` exists for every folder."""
-    if name == "phantom":
+    by_key = {plain_name(known): known for known in manifest_names()}
+    if plain_name(name) == "phantom":
         return ["official"]
-    if name not in manifest_names():
+    if plain_name(name) not in by_key:
         return ["seeded-0"]
-    manifest = load_manifest(name)
+    manifest = load_manifest(by_key[plain_name(name)])
     if manifest.default_split is None:
         return ["seeded-0"]
     return sorted(manifest.splits, key=lambda split: split != manifest.default_split)

@@ -70,7 +70,7 @@ def describe_noise(run: SynthesisRun, tree: torch.Tensor, power: float, seed: in
     if not run.recipe.noise:
         return f"This painter takes no noise, so all {SHOWN} paintings of the tree are the same."
     painted = paint_often(run, tree, 10.0**power, SHOWN, seed)
-    difference = 255 * variety(painted)
+    difference = 255 * variety(painted[:, run.fov])
     tints = painted[:, run.fov].mean(axis=1)  # 4×3, the mean colours
     spread = painted[:, run.fov].astype(float).var(axis=0).mean()
     tint = f"{tints.var(axis=0).mean() / spread:.0%} of it" if spread else "none of it"
@@ -78,8 +78,8 @@ def describe_noise(run: SynthesisRun, tree: torch.Tensor, power: float, seed: in
     return (
         f"{SHOWN} paintings of one tree, {covered:.1%} of the field, with noise of standard "
         f"deviation {10.0**power:.3g} (MI-GAN trains with 0.001 and samples with 1). "
-        f"Two of them differ by {difference:.2f} grey levels of 255 on average; {tint}, as "
-        "variance, is a tint that the whole picture shares."
+        f"In the field two of them differ by {difference:.2f} grey levels of 255 on average; "
+        f"{tint}, as variance, is a tint that the whole picture shares."
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import re
+import uuid
 
 import ipywidgets
 
@@ -27,12 +27,11 @@ class PointExplorer(Explorer):
         **kwargs: see :class:`Explorer`.
     """
 
-    _count = itertools.count(1)
-
     def __init__(self, *args, panel: tuple[float, float, float, float], **kwargs):
         self._panel = panel
         self._field = ipywidgets.Text(continuous_update=False, layout={"display": "none"})
-        self._place = f"retina-point-{next(self._count)}"
+        # Notebooks that are open side by side share one page.
+        self._place = f"retina-point-{uuid.uuid4().hex}"
         self._field.add_class(self._place)
         super().__init__(*args, **kwargs)
         self._field.observe(self._move, names="value")
@@ -53,12 +52,19 @@ class PointExplorer(Explorer):
         if not change["new"]:
             return
         controls = self._point()
+        try:
+            wanted = [float(text) for text in change["new"].split()]
+            places = [round(x / c.step) * c.step for x, c in zip(wanted, controls, strict=True)]
+        except ValueError:
+            return  # nothing that our own script would send
         for control in controls:
             control.unobserve(self._redraw, names="value")
-        for control, text in zip(controls, change["new"].split(), strict=True):
-            control.value = round(float(text) / control.step) * control.step
-        for control in controls:
-            control.observe(self._redraw, names="value")
+        try:
+            for control, place in zip(controls, places, strict=True):
+                control.value = place
+        finally:
+            for control in controls:
+                control.observe(self._redraw, names="value")
         self._redraw(change)
         self._field.value = ""  # or the same point typed again would be no change
 

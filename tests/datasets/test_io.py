@@ -196,6 +196,17 @@ def test_every_coding_of_a_mask_is_understood(tmp_path, stored):
     np.testing.assert_array_equal(mask, BARS > 0)
 
 
+@pytest.mark.parametrize(("grey", "share"), [(0, 0.0), (255, 1.0)])
+def test_an_opaque_mask_of_one_colour_is_read_by_its_colour(tmp_path, grey, share):
+    stored = np.dstack([np.full_like(BARS, grey)] * 3 + [np.full_like(BARS, 255)])
+    path = save(tmp_path / "a.png", stored)
+    if share:
+        assert read_mask(path, kind="fov").mean() == share
+    else:
+        with pytest.raises(DatasetError):
+            read_mask(path, kind="fov")
+
+
 def test_a_palette_gif_is_understood(tmp_path):
     # White is index 0 here, so reading indices would invert the mask.
     picture = Image.fromarray((BARS == 0).astype(np.uint8)).convert("P")

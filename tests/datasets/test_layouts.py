@@ -445,6 +445,33 @@ def test_two_masks_for_one_photograph_are_named(tmp_path):
         open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("a.png", "a_manual1.png", "a_vessels.png"),
+        ("images/a.png", "vessels/a.png", "vessels/a.tif"),
+    ],
+)
+def test_two_labels_of_one_photograph_are_refused(tmp_path, files):
+    user_folder(tmp_path, *files)
+    with pytest.raises(DatasetError, match=r"two files for vessels|have the same name"):
+        open_dataset(tmp_path)
+
+
+def test_a_folder_that_is_called_like_an_embedded_dataset_is_none(tmp_path):
+    for number in range(6):
+        user_folder(tmp_path / "phantom", f"p{number}.png")
+    split = open_split(tmp_path / "phantom")
+    assert split.name == "seeded-0"
+    assert split.train.name == "phantom-folder"
+    assert len(split.train) + len(split.test) == 6
+
+
+def test_splits_are_listed_by_any_spelling():
+    assert list_splits("CHASEDB1") == list_splits("chase_db1")
+    assert list_splits("Phantom") == ["official"]
+
+
 def test_an_empty_folder_is_explained(tmp_path):
     with pytest.raises(DatasetError, match="holds no images"):
         open_dataset(tmp_path)
