@@ -303,10 +303,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _warn_of_leak(run, split) -> None:
     """Say it loudly when a test image was trained on."""
-    from retina_lab.train import leaked
+    from retina_lab.train import seen_by
 
-    learned = run.settings
-    seen = leaked(learned["dataset"], (*learned["train"], *learned["val"]), split.test)
+    seen = seen_by(run, split.test)
     if seen:
         raise CommandError(
             f"the run was trained on {len(seen)} of these test images, {seen[0]} first; "

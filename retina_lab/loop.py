@@ -45,6 +45,7 @@ LATER = {"schedule": "linear", "adversary": None, "rules": 1}
 """Settings that older runs do not name, and what they had in their place."""
 DIGESTS = {
     "pixels": "photographs or labels have changed",
+    "photographs": "photographs have changed",
     "trees": "photographs or trees have changed",
     "styles": "the styles are others",
 }

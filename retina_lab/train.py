@@ -480,6 +480,7 @@ def fit(
         "train": [sample.name for sample in train],
         "val": [sample.name for sample in val],
         "pixels": pixels,
+        "photographs": {sample.name: digest([sample.image]) for sample in (*train, *val)},
         "dataset": MIXED.join(dict.fromkeys(sample.dataset for sample in train)),
         "split": split,
         "fov_width": min(widest, round(float(np.median([fov_width(s.fov) for s in home] or [0])))),
@@ -564,6 +565,19 @@ def leaked(dataset: str, names: Iterable[str], samples: FundusDataset) -> list[s
     if samples.name != dataset and samples.name not in dataset.split(MIXED):
         return []
     return sorted(set(names) & set(samples.names))
+
+
+def seen_by(run: Run, samples: FundusDataset) -> list[str]:
+    """The names of samples whose photographs a run has learned from, in alphabetical order.
+
+    Photographs are compared pixel by pixel, whatever they and their datasets are called; for runs
+    from before their digests were recorded, by dataset and name.
+    """
+    known = run.settings.get("photographs")
+    if known is None:
+        learned = (*run.settings["train"], *run.settings["val"])
+        return leaked(run.settings["dataset"], learned, samples)
+    return sorted(s.name for s in samples if digest([s.image]) in known.values())
 
 
 def save_run(run: Run, out: str | os.PathLike) -> None:

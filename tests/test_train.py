@@ -25,7 +25,7 @@ from retina_lab.loop import (
     step_seed,
 )
 from retina_lab.models import build_model
-from retina_lab.train import CropSampler, fit, hold_out, load_run, validation_dice
+from retina_lab.train import CropSampler, fit, hold_out, load_run, seen_by, validation_dice
 from tests.conftest import made_sample
 
 QUICK = {"crop": 32, "batch_size": 2, "progress": False, "threshold": False, "device": "cpu"}
@@ -332,6 +332,15 @@ def test_a_run_on_other_labels_is_another_run(made_samples, tmp_path):
     del record["settings"]["pixels"]  # as in runs from before
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert not fit("tiny-unet", corrected, epochs=1, out=tmp_path, **QUICK).interrupted
+
+
+def test_photographs_are_known_again_by_their_pixels(made_samples):
+    train, val = made_samples[:2], [replace(made_samples[2], dataset="elsewhere")]
+    run = fit("tiny-unet", train, val, epochs=1, **QUICK)
+    copies = [replace(made_samples[i], name=f"copy_{i}", dataset="mine") for i in range(4)]
+    assert seen_by(run, copies) == ["copy_0", "copy_1", "copy_2"]
+    other = replace(copies[3], name=train[0].name, dataset=train[0].dataset)
+    assert seen_by(run, [other]) == []  # another photograph of the same name
 
 
 def test_integers_of_numpy_are_taken(made_samples, tmp_path):
