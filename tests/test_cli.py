@@ -12,6 +12,7 @@ from PIL import Image
 from retina_lab import cli
 from retina_lab.datasets import DatasetError, open_split
 from retina_lab.evaluate import METRICS, Report
+from retina_lab.loop import digest
 
 TINY = ["--model", "tiny-unet", "--crop", "32", "--val", "1", "--device", "cpu"]
 
@@ -122,10 +123,17 @@ def test_test_images_in_training_are_refused(run, folder, tmp_path, capsys, also
     leaky.mkdir()
     for name in ("weights.safetensors", "history.csv"):
         (leaky / name).write_bytes((run / name).read_bytes())
-    record["settings"]["train"].append(open_split(folder).test.names[0])
+    known = record["settings"].pop("photographs")
+    unseen = open_split(folder).test[0]
+    record["settings"]["train"].append(unseen.name)
     record["settings"]["dataset"] = also + record["settings"]["dataset"]
+    evaluate = ["evaluate", "--run", str(leaky), "--dataset", str(folder)]
+    (leaky / "run.json").write_text(json.dumps(record))  # by name, as in runs from before
+    assert cli.main(evaluate) == 1
+    assert "trained on 1 of these test images" in capsys.readouterr().err
+    record["settings"]["photographs"] = known | {"a copy": digest([unseen.image])}
     (leaky / "run.json").write_text(json.dumps(record))
-    assert cli.main(["evaluate", "--run", str(leaky), "--dataset", str(folder)]) == 1
+    assert cli.main(evaluate) == 1
     assert "trained on 1 of these test images" in capsys.readouterr().err
 
 
