@@ -459,6 +459,7 @@ def fit(
             raise TrainingError(f"{sample.name} has no vessel labels to validate with")
     arrays = (array for s in (*train, *val) for array in (s.image, s.vessels, s.fov))
     pixels = digest(array for array in arrays if array is not None)
+    photographs = {sample.name: digest([sample.image]) for sample in (*train, *val)}
 
     fabric, precision = start_fabric(device, devices, precision)
     begin = time.perf_counter()
@@ -480,7 +481,7 @@ def fit(
         "train": [sample.name for sample in train],
         "val": [sample.name for sample in val],
         "pixels": pixels,
-        "photographs": {sample.name: digest([sample.image]) for sample in (*train, *val)},
+        "photographs": photographs,
         "dataset": MIXED.join(dict.fromkeys(sample.dataset for sample in train)),
         "split": split,
         "fov_width": min(widest, round(float(np.median([fov_width(s.fov) for s in home] or [0])))),
